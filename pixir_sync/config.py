@@ -1,0 +1,273 @@
+"""The settings of a `Provider`: small frozen data classes, checked when they are made. Times in seconds, None means no limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from inspect import getattr_static
+from typing import Any
+from urllib.parse import urlsplit
+
+from pixir_sync.catalog import PRESETS, Preset, default_model
+from pixir_sync.credentials import ApiKey, CallableKey, Credential, EnvironmentKey, check_headers
+from pixir_sync.protocol.checks import choice, plain_text
+from pixir_sync.protocol.checks import text as check_text
+from pixir_sync.protocol.errors import InvalidRequest
+from pixir_sync.protocol.request import unknown_name
+from pixir_sync.protocol.retry import RetryPolicy, non_negative
+from pixir_sync.urls import check_url, join, split
+
+__all__ = ["Keepalive", "Network", "PoolOptions", "ProviderConfig", "Timeouts", "resolve"]
+
+TRANSPORTS = ("auto", "websocket", "http_sse", "sse")
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """The time limits of a call, in seconds; None = no limit. Raises `InvalidRequest` for a value that is not above 0.
+
+    Attributes:
+        connect: from name resolution to the end of the TLS handshake (a name server cannot be bounded from Python).
+        pool: the wait for a free connection. write: the longest time without one byte accepted by the server.
+        first_event: from sending to the first event; None means `idle`.
+        idle: the longest wait for the server's next event while somebody waits for it; pings, comments and keepalive events
+            do not count as events, and the time that the consumer takes does not count as waiting.
+        total: wall clock over all attempts.
+    """
+
+    connect: float | None = 10
+    pool: float | None = 30
+    write: float | None = 60
+    first_event: float | None = None
+    idle: float | None = 600
+    total: float | None = None
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            non_negative(f"timeouts.{f.name}", getattr(self, f.name), optional=True, positive=True)
+
+
+@dataclass(frozen=True)
+class Keepalive:
+    """Pings on WebSocket connections, in seconds: one every `interval`; without an answer for `timeout` the peer is dead."""
+
+    interval: float = 20
+    timeout: float = 20
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            non_negative(f"keepalive.{f.name}", getattr(self, f.name), positive=True)
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """The pool of connections.
+
+    Attributes:
+        max_size: the most connections at once. max_idle, max_lifetime: seconds until an idle or an old one is retired.
+        max_retained_bytes: the most input that is kept for comparison, per connection.
+        lanes: run several streams over one socket where the server can.
+    """
+
+    max_size: int = 128
+    max_idle: float | None = 1800
+    max_lifetime: float | None = 3000
+    max_retained_bytes: int = 64 << 20
+    lanes: bool = False
+
+    def __post_init__(self) -> None:
+        non_negative("pool.max_size", self.max_size, whole=True, positive=True)
+        non_negative("pool.max_idle", self.max_idle, optional=True, positive=True)
+        non_negative("pool.max_lifetime", self.max_lifetime, optional=True, positive=True)
+        non_negative("pool.max_retained_bytes", self.max_retained_bytes, whole=True)
+        if not isinstance(self.lanes, bool):
+            raise InvalidRequest(f"pool.lanes must be true or false, not {type(self.lanes).__name__}")
+
+
+@dataclass(frozen=True, repr=False)
+class Network:
+    """How to reach the server, for both transports alike.
+
+    Attributes:
+        proxy: ``http://`` or ``https://`` URL of a proxy (credentials in it are used and never shown); it is never bypassed.
+        ca_bundle: a PEM file of authorities to trust instead of the system's. client_cert: a PEM file, or (certificate, key).
+        headers: further headers of every request.
+        trust_env: honour ``HTTPS_PROXY``, ``NO_PROXY``, ``SSL_CERT_FILE`` and the like.
+        allow_insecure: allow plain http to other hosts than this one.
+    """
+
+    proxy: str | None = None
+    ca_bundle: str | None = None
+    client_cert: str | tuple[str, str] | None = None
+    headers: Mapping[str, str] | None = None
+    trust_env: bool = True
+    allow_insecure: bool = False
+
+    def __post_init__(self) -> None:
+        if self.proxy is not None:
+            check_text("network.proxy", self.proxy)
+            if split("network.proxy", self.proxy).scheme not in ("http", "https"):
+                raise InvalidRequest("network.proxy must be an http:// or https:// URL")
+        if self.ca_bundle is not None:
+            check_text("network.ca_bundle", self.ca_bundle)
+        cert: object = self.client_cert
+        if not (cert is None or isinstance(cert, str) or (isinstance(cert, tuple) and len(cert) == 2)):
+            raise InvalidRequest("network.client_cert must be a path, or a pair (certificate, key)")
+        if self.headers is not None:
+            check_headers(self.headers, "network.headers")
+        for name in ("trust_env", "allow_insecure"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidRequest(f"network.{name} must be true or false, not {type(getattr(self, name)).__name__}")
+
+    def __repr__(self) -> str:
+        given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        return f"<Network {' '.join(given) or 'default'}>"
+
+
+@dataclass(frozen=True, repr=False)
+class ProviderConfig:
+    """Every option of `Provider`, as one value: ``Provider(config=ProviderConfig(model=…))``. The fields
+    mean what `Provider` says of its options; options given beside it win over it.
+    """
+
+    model: str | None = None
+    api_key: str | Callable[[], str] | None = field(default=None)
+    credential: Any = None
+    endpoint: str | None = None
+    base_url: str | None = None
+    websocket_url: str | None = None
+    organization: str | None = None
+    project: str | None = None
+    originator: str | None = None
+    transport: Any = "auto"
+    continuation: str = "auto"
+    timeouts: Timeouts = Timeouts()
+    keepalive: Keepalive = Keepalive()
+    retry: RetryPolicy = RetryPolicy()
+    pool: PoolOptions = PoolOptions()
+    network: Network = Network()
+    requests_per_minute: int | None = None
+    store: bool = False
+    hooks: Any = ()
+
+    def __repr__(self) -> str:
+        given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        return f"<ProviderConfig {' '.join(given) or 'default'}>"
+
+    @property
+    def preset(self) -> Preset:
+        return PRESETS[self.endpoint or "openai"]
+
+    @property
+    def url(self) -> str:
+        """The HTTP base, without a slash at its end."""
+        return (self.base_url or self.preset.base_url).rstrip("/")
+
+    def address(self, path: str) -> str:
+        """The URL of a path of the API, such as ``/responses``; a query of the base stays."""
+        return join(self.url, path)
+
+    @property
+    def chatgpt(self) -> bool:
+        """Whether the endpoint is the ChatGPT backend."""
+        return self.preset.chatgpt or "/backend-api/codex" in urlsplit(self.url).path
+
+    def credentials(self) -> Credential:
+        """The credential of this configuration."""
+        if self.credential is not None:
+            found: Credential = self.credential
+            return found
+        if self.api_key is None:
+            return EnvironmentKey(self.preset.key_variable)
+        return ApiKey(self.api_key) if isinstance(self.api_key, str) else CallableKey(self.api_key)
+
+
+_NAMES = tuple(f.name for f in fields(ProviderConfig))
+_SHORTHAND: dict[str, tuple[type[Any], str | None]] = {
+    "timeouts": (Timeouts, "idle"),
+    "retry": (RetryPolicy, "max_retries"),
+    "keepalive": (Keepalive, None),
+    "pool": (PoolOptions, None),
+    "network": (Network, None),
+}
+
+
+def setting(name: str, value: Any) -> Any:
+    """A setting that may be given as its class, a mapping of its fields, or (timeouts, retry) one number."""
+    kind, single = _SHORTHAND[name]
+    if isinstance(value, kind):
+        return value
+    if isinstance(value, Mapping):
+        known = [f.name for f in fields(kind)]
+        for key in value:
+            if key not in known:
+                raise unknown_name(f"field of {name}", str(key), known)
+        return kind(**value)
+    if single is not None and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return kind(**{single: value})
+    raise InvalidRequest(f"{name} must be {kind.__name__}{' or a number' if single else ''}, not {type(value).__name__}")
+
+
+def resolve(options: Mapping[str, Any]) -> ProviderConfig:
+    """The configuration that `Provider`'s options make. Raises `InvalidRequest` that names the option and the nearest one."""
+    given = dict(options)
+    config = given.pop("config", None)
+    if config is not None and not isinstance(config, ProviderConfig):
+        raise InvalidRequest(f"config must be a ProviderConfig, not {type(config).__name__}")
+    for name in given:
+        if name not in _NAMES:
+            raise unknown_name("option", name, [*_NAMES, "config"])
+    given |= {name: setting(name, given[name]) for name in _SHORTHAND if name in given}
+    made = replace(config or ProviderConfig(), **given)
+    _check(made)
+    return replace(made, model=default_model(made.model))
+
+
+def _check(config: ProviderConfig) -> None:
+    for name in ("model", "organization", "project", "originator"):
+        if getattr(config, name) is not None:
+            (check_text if name == "model" else plain_text)(name, getattr(config, name))
+    if config.endpoint is not None:
+        choice("endpoint", config.endpoint, tuple(PRESETS))
+    for name in _SHORTHAND:
+        setting(name, getattr(config, name))
+    if config.base_url is not None:
+        check_url("base_url", config.base_url, ("http", "https"), config.network.allow_insecure)
+    if config.websocket_url is not None:
+        check_url("websocket_url", config.websocket_url, ("ws", "wss"), config.network.allow_insecure)
+    _check_transport(config.transport)
+    choice("continuation", config.continuation, ("auto", "exact", "off"))
+    if not isinstance(config.store, bool):
+        raise InvalidRequest(f"store must be true or false, not {type(config.store).__name__}")
+    if config.store and config.chatgpt:
+        raise InvalidRequest("store: the ChatGPT backend keeps no responses, store must be false")
+    non_negative("requests_per_minute", config.requests_per_minute, whole=True, optional=True, positive=True)
+    hooks = config.hooks if isinstance(config.hooks, (list, tuple)) else (config.hooks,)
+    if not all(map(callable, hooks)):
+        raise InvalidRequest("hooks must be a callable or a list of callables")
+    _check_credential(config)
+
+
+def _check_transport(transport: object) -> None:
+    if isinstance(transport, str):
+        choice("transport", transport, TRANSPORTS)
+        if transport == "websocket":
+            raise InvalidRequest("transport: 'websocket' does not exist in this version yet; use 'auto' or 'http_sse'")
+    elif not callable(getattr(transport, "attempt", None)):
+        raise InvalidRequest(f"transport must be one of {', '.join(TRANSPORTS)} or a Transport, not {type(transport).__name__}")
+
+
+def _check_credential(config: ProviderConfig) -> None:
+    if config.credential is not None and config.api_key is not None:
+        raise InvalidRequest("api_key and credential exclude each other: give one of the two")
+    if config.api_key is not None and not isinstance(config.api_key, str) and not callable(config.api_key):
+        raise InvalidRequest(f"api_key must be a string or a callable, not {type(config.api_key).__name__}")
+    if config.credential is not None and not _is_credential(config.credential):
+        raise InvalidRequest("credential must have headers() and identity")
+    if isinstance(config.api_key, str):
+        ApiKey(config.api_key)
+
+
+def _is_credential(value: object) -> bool:
+    """Whether it has what a credential has; nothing is read, because an identity may need a key that is not there yet."""
+    return all(getattr_static(value, name, None) is not None for name in ("headers", "identity"))

@@ -1,0 +1,187 @@
+"""`Engine`: what all the calls of one provider share. The turn engine reads it; it knows nothing of streams.
+
+Rules kept here:
+
+* What a finished or abandoned call reports is appended to a deque, which needs no lock: a generator's ``finally`` may run in
+  the garbage collector, on a thread that holds one.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from pixir_sync import catalog
+from pixir_sync.cancellation import CancelToken
+from pixir_sync.config import ProviderConfig
+from pixir_sync.credentials import Credential, check_headers, secrets_of
+from pixir_sync.hooks import HookEvent
+from pixir_sync.protocol.errors import NotAuthenticated, PixirError
+from pixir_sync.protocol.request import Body, Request, build
+from pixir_sync.protocol.result import Evidence
+from pixir_sync.protocol.retry import RequestRate
+from pixir_sync.transports.base import Transport
+
+__all__ = ["Engine", "Origins", "Stats"]
+
+log = logging.getLogger("pixir_sync")
+
+
+def _nothing(message: str) -> None:
+    """A warning that somebody else will give."""
+
+
+class Stats:
+    """Counters. `note` may be called anywhere, from finalisers too; `snapshot` adds up."""
+
+    _FOLD_AT = 1_000
+
+    def __init__(self) -> None:
+        self._notes: deque[tuple[str, int]] = deque()
+        # Guards the totals while notes are added to them.
+        self._lock = threading.Lock()
+        self._totals: Counter[str] = Counter()
+
+    def note(self, name: str, amount: int = 1) -> None:
+        """Count something. Takes no lock."""
+        self._notes.append((name, amount))
+
+    def fold(self) -> None:
+        """Keep the notes from growing; for the ordinary path of a call."""
+        if len(self._notes) > self._FOLD_AT:
+            self.snapshot()
+
+    def snapshot(self) -> dict[str, Any]:
+        """The totals as nested plain data: ``turns.http_sse.full`` is ``["turns"]["http_sse"]["full"]``."""
+        with self._lock:
+            while self._notes:
+                name, amount = self._notes.popleft()
+                self._totals[name] += amount
+            totals = dict(self._totals)
+        found: dict[str, Any] = {
+            "connections": {"opened": 0, "reused": 0, "live": 0}, "turns": {}, "replays": {}, "fallbacks": {}, "bytes_sent": 0,
+            "errors": {},
+        }  # fmt: skip
+        for name, amount in sorted(totals.items()):
+            *groups, last = name.split(".")
+            place = found
+            for group in groups:
+                place = place.setdefault(group, {})
+            place[last] = amount
+        return found
+
+
+class Origins:
+    """Which model a reasoning item came from, by its encrypted content: another model refuses it. Bounded, oldest out first."""
+
+    LIMIT = 4_096
+
+    def __init__(self) -> None:
+        # Guards the dict while it is bounded.
+        self._lock = threading.Lock()
+        self._models: dict[int, str] = {}
+
+    def note(self, items: Iterable[dict[str, Any]], model: str) -> None:
+        """Remember the reasoning among these output items."""
+        found = [item["encrypted_content"] for item in items if item.get("type") == "reasoning"
+                 and isinstance(item.get("encrypted_content"), str)]  # fmt: skip
+        if found:
+            with self._lock:
+                for content in found:
+                    self._models[hash(content)] = model
+                while len(self._models) > self.LIMIT:
+                    del self._models[next(iter(self._models))]
+
+    def __call__(self, encrypted_content: str) -> str | None:
+        """The model that this came from, None where that is not known."""
+        return self._models.get(hash(encrypted_content))
+
+
+class Engine:
+    """The shared part of a provider. Threads share it.
+
+    Attributes:
+        transports: the strategies by name; `order` says which are tried, first to last.
+        live: the cancel tokens of the calls that run, by number: single dict operations, no lock.
+        closed: whether the provider was closed.
+    """
+
+    def __init__(
+        self, config: ProviderConfig, credential: Credential, transports: Mapping[str, Transport], preference: str
+    ) -> None:
+        self.config = config
+        self.credential = credential
+        self.transports = transports
+        self.order = tuple(transports)
+        self.preference = preference
+        self.stats = Stats()
+        self.origins = Origins()
+        self.live: dict[int, CancelToken] = {}
+        self.closed = False
+        self.chance: Callable[[], float] = random.random
+        self.hooks: tuple[Any, ...] = tuple(config.hooks) if isinstance(config.hooks, (list, tuple)) else (config.hooks,)
+        # Guards the request rate.
+        self._rate_lock = threading.Lock()
+        self._rate = RequestRate(config.requests_per_minute) if config.requests_per_minute else None
+
+    def build(self, request: Request, *, quiet: bool = False) -> Body:
+        """The body of a request under this provider's defaults. ``quiet``: leave the warnings to a later build of the same."""
+        assert self.config.model is not None
+        return build(
+            request,
+            model=self.config.model,
+            store=self.config.store,
+            chatgpt=self.config.chatgpt,
+            reasons=catalog.reasons,
+            warn=_nothing if quiet else log.warning,
+        )
+
+    def authorize(self, secrets: list[str]) -> dict[str, str]:
+        """The credential's headers now; ``secrets`` becomes its values. For a transport that sends them, once per attempt.
+
+        Raises `NotAuthenticated` with the phase ``auth``, or `InvalidRequest`.
+        """
+        try:
+            headers = check_headers(self.credential.headers(), "credential.headers()")
+            secrets[:] = secrets_of(headers)
+            return headers
+        except PixirError as error:
+            error.phase = "auth"
+            raise
+        except Exception as error:
+            raise NotAuthenticated(f"the credential could not be had: {type(error).__name__}", phase="auth") from error
+
+    def refresh(self) -> None:
+        """Have the credential refreshed. Raises `PixirError` as it came, or `NotAuthenticated`."""
+        renew: Callable[[], object] = getattr(self.credential, "refresh", int)
+        try:
+            renew()
+        except PixirError:
+            raise
+        except Exception as error:
+            raise NotAuthenticated(f"the credential could not be refreshed: {type(error).__name__}", phase="auth") from error
+
+    def wait_for_rate(self) -> float:
+        """The seconds to wait under ``requests_per_minute``; the place is taken."""
+        if self._rate is None:
+            return 0.0
+        with self._rate_lock:
+            return self._rate.reserve(time.monotonic())
+
+    def tell(self, event: HookEvent) -> None:
+        for hook in self.hooks:
+            hook(event)
+
+    def count_attempt(self, evidence: Evidence) -> None:
+        """Note what an attempt used. Takes no lock."""
+        note = self.stats.note
+        note("bytes_sent", evidence.bytes_sent)
+        if evidence.connection_reused:
+            note("connections.reused")
+        elif evidence.connect_ms is not None:
+            note("connections.opened")

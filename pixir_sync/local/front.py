@@ -1,0 +1,264 @@
+"""The aiohttp front: HTTP and WebSocket on one port, every answer from the engine or from a scenario.
+
+Rules kept here:
+
+* Only this module and websocket.py know aiohttp. Everything runs on one event loop, so nothing needs a lock.
+* One write per event: event n+1 leaves after event n left.
+* A client that goes away cancels its handler; that is quiet. A fault of our own is kept in ``failures`` and answered
+  with a 500.
+* Every HTTP answer carries a request id and rate-limit headers; an upgrade and its frames carry none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import re
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from aiohttp import ClientError, web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import RequestHandler
+
+from pixir_sync.local import rest
+from pixir_sync.local.errors import ApiError, invalid
+from pixir_sync.local.recording import Recorded, Transport
+from pixir_sync.local.scenario import Close, HttpError, Pause, Step
+from pixir_sync.local.shared import Shared
+from pixir_sync.local.websocket import Socket, cut, waited
+from pixir_sync.protocol.codec import CodecError, dumps, loads
+
+__all__ = ["Front"]
+
+_RATE_LIMIT = 10_000
+_TOKEN_LIMIT = 2_000_000
+_ROUTE = re.compile(r"(?:/v1)?/(?P<root>responses|models)(?:/(?P<id>[^/]+)(?:/(?P<what>cancel|input_items))?)?/?")
+
+
+class Front(web.Server):
+    """The request handler and the factory of connections; numbers them, and can cut them."""
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(self._handle, request_factory=self._request, handler_cancellation=True, access_log=None)
+        self.shared = shared
+        self.numbers: dict[RequestHandler, int] = {}
+        self.closers: set[Callable[[], Any]] = set()
+        self._open: dict[RequestHandler, asyncio.Transport] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __call__(self) -> RequestHandler:
+        protocol = super().__call__()
+        self.shared.connections += 1
+        self.numbers[protocol] = self.shared.connections
+        return protocol
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        self._open[handler] = transport
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self._open.pop(handler, None)
+        self.numbers.pop(handler, None)
+
+    def cut(self) -> None:
+        """Cut every TCP connection, without a close frame."""
+        for transport in list(self._open.values()):
+            transport.abort()
+
+    async def stop(self) -> None:
+        """End every request and every connection; at the end nothing is left to run."""
+        for close in list(self.closers):
+            await close()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.pre_shutdown()
+        await self.shutdown(0.1)
+        self.cut()
+        deadline = time.monotonic() + 1
+        while self._open and time.monotonic() < deadline:
+            await asyncio.sleep(0)
+
+    def _request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+        loop = asyncio.get_running_loop()
+        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=0)
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        started = time.monotonic()
+        try:
+            return await self._answer(request, started)
+        except ApiError as error:
+            return self.json(error.body(), started, status=error.status, headers=error.headers)
+        except ConnectionError:
+            raise
+        except Exception as error:
+            self.shared.failures.append(error)
+            return self.json(ApiError(500, "The local server failed.").body(), started, status=500)
+        finally:
+            self._tasks.discard(task)
+
+    async def _answer(self, request: web.BaseRequest, started: float) -> web.StreamResponse:
+        found = _ROUTE.fullmatch(request.path)
+        root, what_id, what = found.group("root", "id", "what") if found else (None, None, None)
+        if (root, what_id, request.method) == ("responses", None, "GET") and _wants_websocket(request):
+            self.shared.upgrades.append(self.recorded(request, "GET", None, "websocket", 0))
+            self._authorize(request)
+            return await Socket(self, request).run()
+        body, bad = await self._read(request)
+        self._authorize(request)
+        if bad is not None:
+            raise bad
+        if (root, what_id, request.method) == ("responses", None, "POST"):
+            return await self._create(request, body, started)
+        return self.json(self._rest(request, root, what_id or "", what, body), started)
+
+    async def _read(self, request: web.BaseRequest) -> tuple[Any, ApiError | None]:
+        """The JSON body, recorded; and the refusal if it is none."""
+        body, bad = None, None
+        raw = b""
+        try:
+            raw = await request.read()
+            body = loads(raw) if raw else None
+        except (CodecError, ClientError, HttpProcessingError):
+            bad = invalid("We could not parse the JSON body of your request.", code="invalid_json")
+        if bad is None and request.method == "POST" and body is not None and not isinstance(body, dict):
+            bad = invalid("The body of the request is not a JSON object.", code="invalid_json")
+        streams = isinstance(body, dict) and body.get("stream") is True
+        recorded = self.recorded(request, request.method, body, "http_sse" if streams else "http", len(raw))
+        self.shared.requests.append(recorded)
+        return body, bad
+
+    def recorded(self, request: web.BaseRequest, method: str, body: Any, transport: Transport, raw: int) -> Recorded:
+        """A record of what arrived."""
+        number = self.numbers.get(request.protocol, 0)
+        return Recorded(method, request.path, request.query_string, request.headers, body, transport, number, raw)
+
+    def _authorize(self, request: web.BaseRequest) -> None:
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(given, f"Bearer {self.shared.api_key}".encode()):
+            message = "Incorrect API key provided." if given else "No API key was provided."
+            raise ApiError(401, message, code="invalid_api_key")
+
+    def _rest(self, request: web.BaseRequest, root: str | None, name: str, what: str | None, body: Any) -> Any:
+        engine = self.shared.engine
+        match (request.method, root, name, what):
+            case ("GET", "models", "", None):
+                return rest.models(engine, self.shared.model)
+            case ("GET", "models", _, None):
+                return rest.model(engine, name)
+            case ("POST", "responses", "compact", None):
+                return rest.compact(engine, body or {})
+            case ("GET", "responses", _, None) if name:
+                return rest.retrieve(engine, name)
+            case ("DELETE", "responses", _, None) if name:
+                return rest.delete(engine, name)
+            case ("POST", "responses", _, "cancel"):
+                return rest.cancel(engine, name)
+            case ("GET", "responses", _, "input_items"):
+                return rest.input_items(engine, name, request.query)
+        status, message = (404, "Invalid URL") if root is None else (405, "Method not allowed")
+        raise ApiError(status, f"{message} ({request.method} {request.path}).")
+
+    async def _create(self, request: web.BaseRequest, body: Any, started: float) -> web.StreamResponse:
+        body = {} if body is None else body
+        steps = self.scripted(body, None)
+        if body.get("stream") is True:
+            events: Iterable[Step] = self.shared.engine.respond(body) if steps is None else steps
+            return await self._stream(request, events, started)
+        if steps is None:
+            return self.json(self.shared.engine.create(body), started)
+        response: Any = None
+        for step in steps:
+            if isinstance(step, HttpError):
+                return self._refuse(step, started)
+            if isinstance(step, Close):
+                await cut(request)
+            if isinstance(step, Pause):
+                await waited(step)
+            if isinstance(step, dict):
+                response = step.get("response", response)
+        return self.json(response, started)
+
+    def scripted(self, body: dict[str, Any], connection: Any) -> Iterable[Step] | None:
+        """The scenario's steps for this request, None where the model answers; the engine sees them go by."""
+        steps = self.shared.scenario(body) if self.shared.scenario is not None else None
+        return None if steps is None else self._observed(body, connection, steps)
+
+    def _observed(self, body: dict[str, Any], connection: Any, steps: Iterable[Step]) -> Iterable[Step]:
+        for step in steps:
+            if isinstance(step, dict):
+                self.shared.engine.observe(body, connection, step)
+            elif isinstance(step, HttpError):
+                self.shared.engine.observe(body, connection, step.frame())
+            yield step
+
+    async def _stream(self, request: web.BaseRequest, steps: Iterable[Step], started: float) -> web.StreamResponse:
+        """Server-sent events. The head goes with the first event or bytes: until then a scenario can refuse."""
+        headers = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
+        answer = web.StreamResponse(headers={**headers, **self._headers(started)})
+        try:
+            for step in steps:
+                if isinstance(step, HttpError) and not answer.prepared:
+                    return self._refuse(step, started)
+                await self._send(request, answer, step)
+        except Exception as error:
+            if answer.prepared and not isinstance(error, ConnectionError):  # too late for a status
+                self.shared.failures.append(error)
+                await cut(request)
+            raise
+        await answer.prepare(request)
+        await answer.write_eof()
+        return answer
+
+    @staticmethod
+    async def _send(request: web.BaseRequest, answer: web.StreamResponse, step: Step) -> None:
+        if isinstance(step, Pause):
+            await waited(step)
+        elif isinstance(step, Close):
+            await cut(request)
+        elif isinstance(step, (dict, bytes)):
+            await answer.prepare(request)
+            await answer.write(step if isinstance(step, bytes) else _sse(step))
+            await asyncio.sleep(0)
+
+    def _refuse(self, refusal: HttpError, started: float) -> web.Response:
+        headers = {**self._headers(started), **refusal.headers}
+        if isinstance(refusal.body, bytes):
+            return web.Response(status=refusal.status, body=refusal.body, headers=headers)
+        return self.json(refusal.body, started, status=refusal.status, headers=refusal.headers)
+
+    def json(
+        self, value: Any, started: float, *, status: int = 200, headers: dict[str, str] | None = None
+    ) -> web.Response:
+        """A JSON answer with the usual headers."""
+        own = {"Content-Type": "application/json", **self._headers(started), **(headers or {})}
+        return web.Response(status=status, body=dumps(value), headers=own)
+
+    def _headers(self, started: float) -> dict[str, str]:
+        return {
+            "x-request-id": self.shared.engine.make_id("req"),
+            "openai-processing-ms": str(int((time.monotonic() - started) * 1000)),
+            "x-ratelimit-limit-requests": str(_RATE_LIMIT),
+            "x-ratelimit-remaining-requests": str(_RATE_LIMIT - 1),
+            "x-ratelimit-reset-requests": "6ms",
+            "x-ratelimit-limit-tokens": str(_TOKEN_LIMIT),
+            "x-ratelimit-remaining-tokens": str(_TOKEN_LIMIT - 1),
+            "x-ratelimit-reset-tokens": "0s",
+        }
+
+
+def _wants_websocket(request: web.BaseRequest) -> bool:
+    return request.headers.get("Upgrade", "").lower() == "websocket"
+
+
+def _sse(event: dict[str, Any]) -> bytes:
+    kind = event.get("type")
+    head = f"event: {kind}\n".encode() if isinstance(kind, str) else b""
+    return head + b"data: " + dumps(event) + b"\n\n"

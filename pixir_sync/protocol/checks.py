@@ -1,0 +1,187 @@
+"""Checks of a request's fields: each raises `InvalidRequest` that names the field, says what it takes, and gives the nearest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from pixir_sync.protocol.codec import CodecError, dumps
+from pixir_sync.protocol.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from pixir_sync.protocol.request import Request
+
+__all__ = ["RESERVED", "check", "choice", "encoded", "mapping", "plain_text", "text"]
+
+CHOICES = {
+    "reasoning_effort": ("none", "minimal", "low", "medium", "high", "xhigh", "max"),
+    "reasoning_summary": ("auto", "concise", "detailed", "none"),
+    "verbosity": ("low", "medium", "high"),
+    "prompt_cache_retention": ("in_memory", "in-memory", "24h"),
+    "service_tier": ("auto", "default", "flex", "priority", "scale", "standard"),
+}
+_TOOL_CHOICES = ("auto", "none", "required")
+_WEB_SEARCH = ("search_context_size", "filters", "user_location", "external_web_access", "sources")
+RESERVED = frozenset({"type", "model", "input", "stream", "stream_id", "generate", "background"})
+"""What ``extra_body`` may not hold: the library's own business."""
+
+
+def text(name: str, value: Any) -> None:
+    """A string that is not blank."""
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidRequest(f"{name} must be a string that is not blank, not {_kind(value)}")
+
+
+def plain_text(name: str, value: Any) -> None:
+    """A string without control characters, fit for a header."""
+    text(name, value)
+    if any(ord(char) < 32 or ord(char) == 127 for char in value):
+        raise InvalidRequest(f"{name} must not hold control characters")
+    if not value.isascii():
+        raise InvalidRequest(f"{name} must hold ASCII characters only")
+
+
+def encoded(body: dict[str, Any]) -> bytes:
+    """The body as JSON. Raises `InvalidRequest` where something of it has no JSON form."""
+    try:
+        return dumps(body)
+    except CodecError as error:
+        raise InvalidRequest(f"the request has no JSON form: {error}", phase="shape") from None
+
+
+def mapping(name: str, value: Any) -> None:
+    """A mapping with string keys."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise InvalidRequest(f"{name} must be a mapping with string keys, not {_kind(value)}")
+
+
+def choice(name: str, value: Any, known: Sequence[str]) -> None:
+    """One of a few words."""
+    if value in known and isinstance(value, str):
+        return
+    near = get_close_matches(value, known, n=1) if isinstance(value, str) else []
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise InvalidRequest(f"{name} must be one of {', '.join(known)}{hint}")
+
+
+def _kind(value: Any) -> str:
+    return "a blank one" if isinstance(value, str) else type(value).__name__
+
+
+def _number(name: str, value: Any, *, whole: bool = False, least: float = 0) -> None:
+    kinds = (int,) if whole else (int, float)
+    strange = isinstance(value, float) and not math.isfinite(value)  # an int may be larger than any float
+    if not isinstance(value, kinds) or isinstance(value, bool) or strange or value < least:
+        raise InvalidRequest(f"{name} must be a {'whole ' if whole else ''}number of {least} or more")
+
+
+def _flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"{name} must be true or false, not {type(value).__name__}")
+
+
+def _cache_key(value: Any) -> None:
+    if not isinstance(value, str) or not 1 <= len(value) <= 512 or not all(32 < ord(char) < 127 for char in value):
+        raise InvalidRequest("prompt_cache_key must be 1 to 512 printable ASCII characters without white space")
+
+
+def _metadata(value: Any) -> None:
+    mapping("metadata", value)
+    if len(value) > 16:
+        raise InvalidRequest("metadata may hold 16 pairs at most")
+    for key, inner in value.items():
+        if not isinstance(inner, str):
+            raise InvalidRequest(f"metadata[{key[:64]!r}] must be a string, not {type(inner).__name__}")
+        if len(key) > 64 or len(inner) > 512:
+            raise InvalidRequest(f"metadata[{key[:64]!r}]: keys have at most 64 characters, values 512")
+
+
+def _hosted(value: Any) -> None:
+    if isinstance(value, (str, Mapping)) or not isinstance(value, Sequence):
+        raise InvalidRequest("hosted_tools must be a list of mappings")
+    for at, tool in enumerate(value):
+        mapping(f"hosted_tools[{at}]", tool)
+        text(f"hosted_tools[{at}].type", tool.get("type"))
+        if tool["type"] == "function":
+            raise InvalidRequest(f"hosted_tools[{at}].type: function tools go into tools")
+
+
+def _web_search(value: Any) -> None:
+    if isinstance(value, bool):
+        return
+    mapping("web_search", value)
+    for name in value:
+        if name not in _WEB_SEARCH:
+            near = get_close_matches(name, _WEB_SEARCH, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InvalidRequest(f"web_search.{name} is not known{hint}")
+    if "search_context_size" in value:
+        choice("web_search.search_context_size", value["search_context_size"], ("low", "medium", "high"))
+
+
+def _tool_choice(value: Any) -> None:
+    if isinstance(value, str):
+        choice("tool_choice", value, _TOOL_CHOICES)
+    else:
+        mapping("tool_choice", value)
+        text("tool_choice.type", value.get("type"))
+
+
+def _include(value: Any) -> None:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise InvalidRequest("include must be a list of strings")
+    for at, name in enumerate(value):
+        text(f"include[{at}]", name)
+
+
+def _conversation(value: Any) -> None:
+    text("conversation", value.get("id") if isinstance(value, Mapping) else value)
+
+
+def _extra(value: Any) -> None:
+    mapping("extra_body", value)
+    for name in value:
+        if name in RESERVED:
+            raise InvalidRequest(f"extra_body.{name} is set by the library, leave it out")
+
+
+def _string(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{name} must be a string, not {type(value).__name__}")
+
+
+_CHECKS = {
+    "model": lambda v: text("model", v),
+    "system_prompt": lambda v: _string("system_prompt", v),
+    "developer_context": lambda v: _string("developer_context", v),
+    "hosted_tools": _hosted,
+    "web_search": _web_search,
+    "tool_choice": _tool_choice,
+    "parallel_tool_calls": lambda v: _flag("parallel_tool_calls", v),
+    "temperature": lambda v: _number("temperature", v),
+    "top_p": lambda v: _number("top_p", v),
+    "max_output_tokens": lambda v: _number("max_output_tokens", v, whole=True, least=1),
+    "prompt_cache_key": _cache_key,
+    "metadata": _metadata,
+    "include": _include,
+    "store": lambda v: _flag("store", v),
+    "previous_response_id": lambda v: plain_text("previous_response_id", v),
+    "conversation": _conversation,
+    "extra_body": _extra,
+}
+
+
+def check(request: Request) -> None:
+    """Check every field that is given, but the history, tools and schema, which are checked where they are read."""
+    for name, verify in _CHECKS.items():
+        value = getattr(request, name)
+        if value is not None:
+            verify(value)
+    for name, known in CHOICES.items():
+        value = getattr(request, name)
+        if value is not None:
+            choice(name, value, known)
+    if request.previous_response_id is not None and request.conversation is not None:
+        raise InvalidRequest("previous_response_id and conversation exclude each other: give one of the two")

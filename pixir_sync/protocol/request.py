@@ -1,0 +1,299 @@
+"""`Request`, and the one builder of request bodies.
+
+Rules kept here:
+
+* A wrong field is `InvalidRequest` that names it (and the nearest name), before any network.
+* An option that was not given is absent from the body, never null; 0 and 0.0 are values and are sent.
+* One builder makes the body for every transport and for the preview; a transport adds only its own envelope.
+* Where the caller names ``previous_response_id`` or ``conversation`` it owns the context: its input goes as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from typing import Any
+
+from pixir_sync.protocol import checks
+from pixir_sync.protocol.checks import RESERVED
+from pixir_sync.protocol.errors import InvalidRequest
+from pixir_sync.protocol.items import check_history, developer, for_full_input, repair
+from pixir_sync.protocol.result import JsonData
+from pixir_sync.protocol.schema import check_tools, output_format
+
+__all__ = ["Body", "Request", "build", "make_request", "unknown_name"]
+
+# Fields whose name and value go into the body as they are.
+_VERBATIM = (
+    "tool_choice", "parallel_tool_calls", "temperature", "top_p", "max_output_tokens", "prompt_cache_key",
+    "prompt_cache_retention", "metadata", "service_tier", "include", "previous_response_id", "conversation",
+)  # fmt: skip
+# Fields that decide how the input is sent, also where they come in ``extra_body``.
+_DECIDING = ("store", "previous_response_id", "conversation")
+# Wire names that have another name here, and wire names that go into the body as they are.
+_ALIASES = {"instructions": "system_prompt", "input": "history"}
+_WIRE_ONLY = frozenset({
+    "context_management", "max_tool_calls", "moderation", "prompt", "prompt_cache_options", "reasoning", "safety_identifier",
+    "stream_options", "text", "top_logprobs", "truncation", "user",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Request(JsonData):
+    """One model call. Every field is optional; None means: not sent, or the provider's default.
+
+    Attributes:
+        model: the model's id; default: the `Provider`'s.
+        system_prompt: sent as ``instructions`` (also accepted under that name) on every turn.
+        developer_context: sent, trimmed, as the first input item with the role ``developer``; left out where blank.
+        history: a string, or the list of input items (also accepted as ``input``). Never changed, read when first sent.
+        tools: function tools: functions, or flat mappings. hosted_tools: the provider's own, as raw specs.
+        web_search: True, or a mapping with ``search_context_size``, ``filters``, ``user_location``, ``sources``.
+        tool_choice: ``auto``, ``none``, ``required``, or a mapping. parallel_tool_calls: whether several at once are allowed.
+        output_schema: ``{"name", "schema", "strict"}``, a JSON schema, or a data class; the answer is in ``result.parsed``.
+        reasoning_effort: ``none``, ``minimal``, ``low``, ``medium``, ``high``, ``xhigh`` or ``max``.
+        reasoning_summary: ``auto``, ``concise`` or ``detailed``. verbosity: ``low``, ``medium`` or ``high``.
+        temperature, top_p, max_output_tokens: as the API has them.
+        prompt_cache_key: 1 to 512 printable ASCII characters without white space.
+        prompt_cache_retention: ``in_memory`` or ``24h``; not sent to the ChatGPT backend, which refuses it.
+        metadata: up to 16 pairs of strings. service_tier, include: as the API has them.
+        store: whether the provider keeps the response; default: the `Provider`'s, which is false.
+        previous_response_id, conversation: the caller owns the context; at most one of the two.
+        extra_body: further fields of the body, over the generated ones; may not hold those of `RESERVED`.
+    """
+
+    model: str | None = None
+    system_prompt: str | None = None
+    developer_context: str | None = None
+    history: Any = None
+    tools: Sequence[Any] | None = None
+    hosted_tools: Sequence[Mapping[str, Any]] | None = None
+    web_search: bool | Mapping[str, Any] | None = None
+    tool_choice: str | Mapping[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    output_schema: Any = None
+    reasoning_effort: str | None = None
+    reasoning_summary: str | None = None
+    verbosity: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_output_tokens: int | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    metadata: Mapping[str, str] | None = None
+    service_tier: str | None = None
+    include: Sequence[str] | None = None
+    store: bool | None = None
+    previous_response_id: str | None = None
+    conversation: str | Mapping[str, Any] | None = None
+    extra_body: Mapping[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        given = [f.name for f in fields(self) if getattr(self, f.name) is not None]
+        return f"<Request {' '.join(given)}>"
+
+    @property
+    def caller_managed(self) -> bool:
+        """Whether the caller owns the context."""
+        return self.previous_response_id is not None or self.conversation is not None
+
+
+_NAMES = tuple(f.name for f in fields(Request))
+
+
+def unknown_name(what: str, name: str, known: Sequence[str]) -> InvalidRequest:
+    """The error for a name that does not exist, with the nearest one that does."""
+    near = get_close_matches(name, known, n=1)
+    return InvalidRequest(f"unknown {what} {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
+def make_request(request: Any, given: Mapping[str, Any]) -> Request:
+    """A `Request` from what a caller may give: a string, items, a mapping with wire names, a `Request`; plus fields by name.
+
+    Raises `InvalidRequest` for an unknown name, or for one field given under two names.
+    """
+    if isinstance(request, Request):
+        made = request
+    elif isinstance(request, Mapping):
+        made = _from_names(request, "field of the request")
+    elif request is None:
+        made = Request()
+    elif isinstance(request, (str, list, tuple)):
+        made = Request(history=request)
+    else:
+        raise InvalidRequest(f"request must be a string, a list of items, a mapping or a Request, not {type(request).__name__}")
+    if given and isinstance(request, (str, list, tuple)) and ("history" in given or "input" in given):
+        raise InvalidRequest("history: the input is given twice, as the request and by name")
+    more = _from_names(given, "argument")
+    changed = {n: getattr(more, n) for n in _NAMES if getattr(more, n) is not None}
+    if isinstance(made.extra_body, Mapping) and isinstance(more.extra_body, Mapping):
+        changed["extra_body"] = {**made.extra_body, **more.extra_body}
+    return replace(made, **changed)
+
+
+def _from_names(given: Mapping[str, Any], what: str) -> Request:
+    named: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+    for name, value in given.items():
+        target = _ALIASES.get(name, name)
+        if name in _WIRE_ONLY:
+            extra[name] = value
+        elif name in RESERVED and target == name and name != "model":
+            raise InvalidRequest(f"{name} is set by the library, leave it out")
+        elif target not in _NAMES:
+            raise unknown_name(what, str(name), [*_NAMES, *_ALIASES, *_WIRE_ONLY])
+        elif target in named:
+            raise InvalidRequest(f"{target} is given twice, also as {name!r}")
+        else:
+            named[target] = value
+    if extra:
+        own = named.get("extra_body") or {}
+        checks.mapping("extra_body", own)
+        named["extra_body"] = {**extra, **own}
+    return Request(**named)
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A checked request, ready to be sent.
+
+    Attributes:
+        fields: everything but the input. items: the input as the caller gave it, repaired; what continuation compares.
+        parse: makes ``result.parsed`` of the answer's JSON, or None.
+        stores: whether a second run would have effects of its own (``store: true``, hosted tools).
+    """
+
+    fields: dict[str, Any]
+    items: list[dict[str, Any]]
+    parse: Callable[[Any], Any] | None
+    stores: bool
+    caller_managed: bool
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The body before anything is left out for the wire."""
+        return self.fields | {"input": self.items}
+
+    def full(self, origin_of: Callable[[str], str | None]) -> dict[str, Any]:
+        """The body with the whole input, as the server accepts it. Raises `InvalidRequest` for what it would refuse."""
+        if self.caller_managed:
+            return self.payload
+        store = bool(self.fields.get("store"))
+        items = for_full_input(self.items, store=store, model=self.fields["model"], origin_of=origin_of)
+        return self.fields | {"input": items}
+
+    def replaced(self, payload: Any) -> Body:
+        """The body after ``on_payload`` changed or replaced the payload. Raises `InvalidRequest` where it is none any more."""
+        if not isinstance(payload, Mapping):
+            raise InvalidRequest(f"on_payload must return a mapping or None, not {type(payload).__name__}")
+        rest = dict(payload)
+        items = check_history(rest.pop("input", None))
+        checks.text("on_payload: model", rest.get("model"))
+        for name in RESERVED - {"model", "input"}:
+            if name in rest:
+                raise InvalidRequest(f"on_payload: {name} is set by the library, leave it out")
+        managed = rest.get("previous_response_id") is not None or rest.get("conversation") is not None
+        return replace(self, fields=rest, items=items, caller_managed=managed, stores=_stores(rest))
+
+
+def build(
+    request: Request,
+    *,
+    model: str,
+    store: bool,
+    chatgpt: bool,
+    reasons: Callable[[str], bool],
+    warn: Callable[[str], None],
+) -> Body:
+    """The body of a request. Raises `InvalidRequest` that names the field.
+
+    Args:
+        model, store: the provider's defaults. chatgpt: the endpoint is the ChatGPT backend, which has rules of its own.
+        reasons: whether a model reasons, so that its encrypted reasoning can be asked for.
+        warn: told, without any content, what the repair of the history left out.
+    """
+    checks.check(request)
+    request = _lifted(request)
+    store = store if request.store is None else request.store
+    if chatgpt and store:
+        raise InvalidRequest("store: the ChatGPT backend keeps no responses, store must be false")
+    managed = request.caller_managed
+    items = check_history(request.history)
+    if not managed:
+        items = repair(items, warn=warn)
+    context = (request.developer_context or "").strip()
+    if context:
+        items = [developer(context), *items]
+    if not items and not (managed and request.conversation is not None):
+        raise InvalidRequest("history is empty: there is nothing to answer")
+    body: dict[str, Any] = {"model": request.model or model}
+    _plain(body, request)
+    _tools(body, request)
+    parse = _format(body, request)
+    body["store"] = store
+    if not store and not managed and (reasons(body["model"]) or "reasoning" in body):
+        body["include"] = list(dict.fromkeys([*body.get("include", ()), "reasoning.encrypted_content"]))
+    _extra(body, request.extra_body or {})
+    if chatgpt:
+        body.pop("prompt_cache_retention", None)
+    return Body(body, items, parse, stores=_stores(body), caller_managed=managed)
+
+
+def _lifted(request: Request) -> Request:
+    """The request with those further fields in their places, and checked, that decide how its input is sent."""
+    extra = dict(request.extra_body or {})
+    given = {name: extra.pop(name) for name in _DECIDING if name in extra}
+    if given:
+        checks.check(request := replace(request, **given, extra_body=extra))
+    return request
+
+
+def _stores(body: Mapping[str, Any]) -> bool:
+    """Whether a second run would have effects of its own: it is kept, or the provider runs some of the tools itself."""
+    tools = body.get("tools")
+    kinds = [tool.get("type") for tool in tools if isinstance(tool, Mapping)] if isinstance(tools, list) else []
+    return bool(body.get("store")) or any(kind not in ("function", "custom") for kind in kinds)
+
+
+def _plain(body: dict[str, Any], request: Request) -> None:
+    """The fields that go as they are, and those that share an object."""
+    if request.system_prompt is not None:
+        body["instructions"] = request.system_prompt
+    for name in _VERBATIM:
+        value = getattr(request, name)
+        if value is not None:
+            body[name] = dict(value) if isinstance(value, Mapping) else list(value) if name == "include" else value
+    reasoning = {"effort": request.reasoning_effort, "summary": request.reasoning_summary}
+    if reasoning := {name: value for name, value in reasoning.items() if value is not None}:
+        body["reasoning"] = reasoning
+    if request.verbosity is not None:
+        body["text"] = {"verbosity": request.verbosity}
+
+
+def _tools(body: dict[str, Any], request: Request) -> None:
+    tools = check_tools(request.tools) if request.tools is not None else []
+    hosted = [dict(tool) for tool in request.hosted_tools or ()]
+    raw = any(str(tool["type"]).startswith("web_search") for tool in [*hosted, *tools])
+    if request.web_search is not None and request.web_search is not False and not raw:
+        options = dict(request.web_search) if isinstance(request.web_search, Mapping) else {}
+        if options.pop("sources", False):
+            body["include"] = list(dict.fromkeys([*body.get("include", ()), "web_search_call.action.sources"]))
+        hosted.append({"type": "web_search", **options})
+    if tools or hosted:
+        body["tools"] = [*tools, *hosted]
+
+
+def _format(body: dict[str, Any], request: Request) -> Callable[[Any], Any] | None:
+    if request.output_schema is None:
+        return None
+    shape, parse = output_format(request.output_schema)
+    body["text"] = {**body.get("text", {}), "format": shape}
+    return parse
+
+
+def _extra(body: dict[str, Any], extra: Mapping[str, Any]) -> None:
+    for name, value in extra.items():
+        own: Any = body.get(name)
+        parts = name in ("reasoning", "text") and isinstance(own, dict) and isinstance(value, Mapping)
+        body[name] = {**own, **value} if parts else value  # both sides may say a part of these two

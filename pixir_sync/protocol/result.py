@@ -1,0 +1,209 @@
+"""What a call gives back: `Result`, with `Usage` for the two naming schemes and `Evidence` of how the call ran.
+
+Rules kept here:
+
+* Everything in a `Result` but `parsed` is plain JSON or a data class of it: it goes through ``to_json`` and back.
+* ``repr`` shows no text of the answer.
+* dataclasses-json does the conversion. It is imported at its first use: it costs more than all else here together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, Self
+
+__all__ = ["Evidence", "FinishReason", "FunctionCall", "JsonData", "Result", "Usage"]
+
+FinishReason = Literal["stop", "tool_calls", "length", "content_filter", "steered"]
+
+
+class JsonData:
+    """Conversion to and from JSON by dataclasses-json, for a data class that inherits it. Unknown keys are left out."""
+
+    def to_dict(self, encode_json: bool = False) -> dict[str, Any]:
+        """The fields as plain data, deeply copied."""
+        from dataclasses_json import DataClassJsonMixin
+
+        return DataClassJsonMixin.to_dict(self, encode_json=encode_json)  # type: ignore[arg-type]
+
+    def to_json(self) -> str:
+        """The fields as JSON text."""
+        from pixir_sync.protocol.codec import dumps
+
+        return dumps(self.to_dict()).decode()
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`. Raises KeyError for a missing field that has no default."""
+        from dataclasses_json import DataClassJsonMixin
+
+        made: Self = DataClassJsonMixin.from_dict.__func__(cls, data)  # type: ignore[attr-defined]
+        return made
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """The inverse of `to_json`. Raises `CodecError` where the text is no JSON object."""
+        from pixir_sync.protocol.codec import CodecError, loads
+
+        data = loads(text)
+        if not isinstance(data, dict):
+            raise CodecError("not a JSON object")
+        return cls.from_dict(data)
+
+
+@dataclass(frozen=True, repr=False)
+class FunctionCall(JsonData):
+    """A tool call that waits for its output.
+
+    Attributes:
+        call_id: to be given back with ``tool_output(call_id, …)``.
+        name: the tool.
+        args: the parsed arguments; None where there is no JSON object (a custom tool, or a call cut off by a limit).
+        arguments: the arguments exactly as they came; a custom tool's free text.
+        type: ``function_call`` or ``custom_tool_call``.
+    """
+
+    call_id: str
+    name: str
+    args: dict[str, Any] | None
+    arguments: str
+    type: str = "function_call"
+
+    def __repr__(self) -> str:
+        return f"<FunctionCall {self.name} {self.call_id}>"
+
+
+def _first(raw: Any, *names: str) -> int:
+    """The first of these that is a count; 0 where none is."""
+    values = (raw.get(name) for name in names) if isinstance(raw, dict) else ()
+    return next((value for value in values if type(value) is int and 0 <= value < 2**63), 0)
+
+
+@dataclass(frozen=True)
+class Usage(JsonData):
+    """Token counts in one naming, read from either of the two that servers use. Every field is in tokens.
+
+    ``cache_hit_rate`` is cached over input tokens, None where there was no input.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    cache_hit_rate: float | None = None
+
+    @classmethod
+    def read(cls, raw: Any) -> Usage | None:
+        """From a server's ``usage`` object; None where there is none."""
+        if not isinstance(raw, dict):
+            return None
+
+        def detail(name: str, *groups: str) -> int:
+            return next(filter(None, (_first(raw.get(group), name) for group in groups)), 0)
+
+        inputs = _first(raw, "input_tokens", "prompt_tokens")
+        outputs = _first(raw, "output_tokens", "completion_tokens")
+        cached = detail("cached_tokens", "input_tokens_details", "prompt_tokens_details")
+        return cls(
+            input_tokens=inputs,
+            output_tokens=outputs,
+            total_tokens=_first(raw, "total_tokens") or inputs + outputs,
+            cached_tokens=cached,
+            cache_write_tokens=detail("cache_write_tokens", "input_tokens_details", "prompt_tokens_details"),
+            reasoning_tokens=detail("reasoning_tokens", "output_tokens_details", "completion_tokens_details"),
+            cache_hit_rate=cached / inputs if inputs else None,
+        )
+
+
+@dataclass(slots=True)
+class Evidence:
+    """How the delivered call ran, as ``provider_metadata``; who learns a fact fills it in. Times in milliseconds."""
+
+    transport_preference: str = "auto"
+    active_transport: str | None = None
+    fallback_reason: str | None = None
+    fallback_message: str | None = None
+    continuation_attempted: bool = False
+    continuation_reset_reason: str | None = None
+    used_previous_response_id: bool = False
+    websocket_captured_response_id: str | None = None
+    websocket_stored_previous_response_id: str | None = None
+    websocket_key: str | None = None
+    connection_reused: bool = False
+    close_code: int | None = None
+    attempts: int = 0
+    bytes_sent: int = 0
+    input_items_sent: int = 0
+    input_items_total: int = 0
+    malformed_events: int = 0
+    request_id: str | None = None
+    processing_ms: float | None = None
+    rate_limits: dict[str, str] = field(default_factory=dict)
+    connect_ms: float | None = None
+    first_event_ms: float | None = None
+    total_ms: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The facts as plain JSON, a copy."""
+        return asdict(self)
+
+    def next_attempt(self) -> None:
+        """Forget what described an attempt that failed: the evidence tells of the delivered one."""
+        kept = {"transport_preference", "fallback_reason", "fallback_message", "attempts", "continuation_reset_reason"}
+        fresh = Evidence()
+        for f in fields(self):
+            if f.name not in kept:
+                setattr(self, f.name, getattr(fresh, f.name))
+        self.attempts += 1
+
+
+@dataclass(frozen=True, repr=False)
+class Result(JsonData):
+    """The outcome of one call. ``str(result)`` is its text.
+
+    Attributes:
+        text: the answer. reasoning: the reasoning summary, or the reasoning itself where the server shows it.
+        refusal: why the model declined; ``""`` where it did not.
+        reasoning_items: the reasoning items, as they came.
+        function_calls: the calls that wait for an output, in order.
+        output_items: every item in arrival order, plain dicts, ready to append to a history.
+        provider_hosted_tools: what ran on the provider's side: type, id, status of each call.
+        web_search: how many searches ran and what they cited, without the queries.
+        finish_reason: why the answer ended; None for a partial result that has no end.
+        parsed: the value of the answer where ``output_schema`` was given; does not travel in JSON.
+        usage: the server's object; usage_summary: the same in one naming (`Usage`), with the cache hit rate.
+        response_id, model: the server's. response: the server's last response object.
+        provider_metadata: how the delivered call ran (`Evidence`).
+    """
+
+    text: str = ""
+    reasoning: str = ""
+    refusal: str = ""
+    reasoning_items: list[dict[str, Any]] = field(default_factory=list)
+    function_calls: list[FunctionCall] = field(default_factory=list)
+    output_items: list[dict[str, Any]] = field(default_factory=list)
+    provider_hosted_tools: list[dict[str, Any]] = field(default_factory=list)
+    web_search: dict[str, Any] = field(default_factory=dict)
+    finish_reason: FinishReason | None = None
+    parsed: Any = None
+    usage: dict[str, Any] | None = None
+    usage_summary: dict[str, Any] | None = None
+    response_id: str | None = None
+    model: str | None = None
+    response: dict[str, Any] | None = None
+    provider_metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return (f"<Result {self.finish_reason or 'partial'} characters={len(self.text)} items={len(self.output_items)}"
+                f" calls={len(self.function_calls)} id={self.response_id}>")  # fmt: skip
+
+    def to_dict(self, encode_json: bool = False) -> dict[str, Any]:
+        """The fields as plain data; ``parsed`` may hold any object and is left out."""
+        data = super().to_dict(encode_json)
+        data.pop("parsed", None)
+        return data

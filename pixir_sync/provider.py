@@ -1,0 +1,299 @@
+"""`Provider`: the front door."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from pixir_sync.cancellation import CancelToken
+from pixir_sync.config import ProviderConfig, Timeouts, resolve, setting
+from pixir_sync.credentials import check_headers
+from pixir_sync.engine import Engine
+from pixir_sync.protocol.checks import encoded
+from pixir_sync.protocol.checks import text as check_text
+from pixir_sync.protocol.codec import loads
+from pixir_sync.protocol.errors import InvalidRequest, InvalidResponse, ProviderClosed
+from pixir_sync.protocol.request import make_request
+from pixir_sync.protocol.result import Result
+from pixir_sync.stream import ResponseStream
+from pixir_sync.transports.base import Transport
+from pixir_sync.transports.http.transport import HttpTransport
+from pixir_sync.turn import OnPayload, Turn
+
+if TYPE_CHECKING:
+    from pixir_sync.transports.http.rest import RestClient
+
+__all__ = ["Provider"]
+
+_COMPACTED = ("model", "input", "instructions", "previous_response_id", "prompt_cache_key")
+_PAGE = 100  # the most that the API gives at once
+
+
+def _rows(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """The objects of a list that the server gave. Raises `InvalidResponse` for what is none."""
+    rows = answer.get("data")
+    if not isinstance(rows, list):
+        raise InvalidResponse("the server answered with something that is no list", request_sent=True)
+    return [row for row in rows if isinstance(row, dict)]
+
+
+class Provider:
+    """A place to send model calls to. Threads share it; it opens nothing before the first call.
+
+    It pickles: its configuration travels, its connections do not; a key given as an argument travels, a key of the environment
+    is read again. As a context manager it closes itself.
+
+    Args:
+        model: the model of calls that name none. Default: ``PIXIR_MODEL``, the configuration file, `catalog.DEFAULT_MODEL`.
+        api_key: a string, or a callable that gives one. Default: ``OPENAI_API_KEY``, read at each call.
+        credential: an object with ``headers()`` and ``identity``, in place of a key (`credentials.Credential`).
+        endpoint: the name of a preset (``openai``, ``chatgpt``, ``xai``, ``vercel``). base_url: default
+            ``https://api.openai.com/v1``; plain http goes to this machine only. websocket_url: where it differs.
+        organization, project, originator: sent as headers.
+        transport: ``"auto"``, ``"http_sse"`` (alias ``"sse"``) or a `Transport`. This version speaks HTTP/SSE only: ``"auto"``
+            means that, and ``"websocket"`` is refused.
+        continuation: ``"auto"``, ``"exact"`` or ``"off"``; without effect over HTTP, which always sends the whole input.
+        timeouts: `Timeouts`, or one number: the idle limit in seconds. retry: `RetryPolicy`, or one number: the retries.
+        keepalive, pool, network: `Keepalive`, `PoolOptions`, `Network`.
+        requests_per_minute: a limit that all threads share. Default: none.
+        store: whether the provider keeps responses. Default: false.
+        hooks: a callable, or several, that are told of attempts (`hooks.Hook`).
+        config: a `ProviderConfig` that holds any of these; an option given beside it wins.
+
+    Raises:
+        InvalidRequest: for an unknown option or a wrong value; it names the nearest one.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._config = resolve(options)
+        self._engine: Engine | None = None
+        self._start()
+
+    def _start(self) -> None:
+        """Everything but the configuration, which is all that a pickle carries."""
+        config = self._config
+        credential = config.credentials()
+        self._token = CancelToken()
+        self._http = HttpTransport(config)
+        if isinstance(config.transport, Transport):
+            transports: dict[str, Transport] = {config.transport.name: config.transport}
+            preference = config.transport.name
+        else:
+            transports = {"http_sse": self._http}
+            preference = "http_sse" if config.transport == "sse" else config.transport
+        self._engine = Engine(config, credential, transports, preference)
+
+    @property
+    def config(self) -> ProviderConfig:
+        """The configuration in force."""
+        return self._config
+
+    # Model calls.
+
+    def stream(
+        self,
+        request: Any = None,
+        *,
+        session: str | None = None,
+        scope: str | None = None,
+        timeouts: Timeouts | Mapping[str, float | None] | float | None = None,
+        headers: Mapping[str, str] | None = None,
+        on_payload: OnPayload | None = None,
+        cancel: CancelToken | None = None,
+        **fields: Any,
+    ) -> ResponseStream:
+        """One model call, as a generator of events. The network starts with the first ``next()``.
+
+        Args:
+            request: a string, a list of input items, a mapping with wire names, or a `Request`.
+            session: a name for the conversation, whose turns share a connection. scope: keeps equal names apart.
+            timeouts: over the provider's: `Timeouts`, a mapping of its fields, or the idle limit in seconds.
+            headers: further headers of this call.
+            on_payload: called with the body before it is sent; may change it, or return another one.
+            cancel: a token that cancels this call, and any others that it was given to.
+            **fields: `Request`'s, over those of ``request``.
+
+        Raises:
+            InvalidRequest: at once, for a wrong request. ProviderClosed: after `close`.
+            PixirError: any other failure, from the iteration.
+        """
+        engine = self._open()
+        made = make_request(request, fields)
+        engine.build(made, quiet=True)
+        for name, value in (("session", session), ("scope", scope)):
+            if value is not None:
+                check_text(name, value)
+        if cancel is not None and not isinstance(cancel, CancelToken):
+            raise InvalidRequest(f"cancel must be a CancelToken, not {type(cancel).__name__}")
+        if on_payload is not None and not callable(on_payload):
+            raise InvalidRequest(f"on_payload must be callable, not {type(on_payload).__name__}")
+        turn = Turn(
+            engine,
+            made,
+            session=session,
+            scope=scope,
+            timeouts=self._timeouts(timeouts),
+            headers=check_headers(headers, "headers") if headers is not None else {},
+            on_payload=on_payload,
+            cancel=cancel,
+        )
+        return ResponseStream(turn)
+
+    def complete(self, request: Any = None, **options: Any) -> Result:
+        """Run `stream` to its end; takes the same arguments. Returns the `Result`, raises `PixirError`."""
+        with self.stream(request, **options) as stream:
+            return stream.result()
+
+    def warm_up(self, request: Any, *, session: str, scope: str | None = None) -> bool:
+        """Prepare the session's connection for a request; whether that was done.
+
+        Over HTTP there is no connection to prepare, and it is false. Raises `InvalidRequest` for a wrong request, and never
+        for the network.
+        """
+        check_text("session", session)
+        if scope is not None:
+            check_text("scope", scope)
+        self._open().build(make_request(request, {}), quiet=True)
+        return False
+
+    def probe(self) -> str:
+        """Make a tiny call; the id of the model that answered. Raises what the call raises."""
+        result = self.complete("Reply with: ok", max_output_tokens=16)
+        return result.model or str(self._config.model)
+
+    def request_body_preview(self, request: Any = None, **fields: Any) -> dict[str, Any]:
+        """The exact body that a first call with this request sends. No network, no credential. Raises `InvalidRequest`."""
+        engine = self._open()
+        body = engine.build(make_request(request, fields)).full(engine.origins)
+        sent: dict[str, Any] = loads(encoded(engine.transports[engine.order[0]].preview(body)))
+        return sent
+
+    # The HTTP side of the API.
+
+    def compact(self, request: Any = None, **fields: Any) -> dict[str, Any]:
+        """Compact a conversation: the server's object, whose ``output`` begins a new history. Raises `PixirError`."""
+        engine = self._open()
+        body = engine.build(make_request(request, fields)).full(engine.origins)
+        return self._rest().post("/responses/compact", {n: body[n] for n in _COMPACTED if n in body}, self._token)
+
+    def retrieve(self, id: str) -> dict[str, Any]:
+        """A stored response. Raises `ProviderError` with status 404 where there is none."""
+        return self._rest().get(self._rest().response_path(id), self._token)
+
+    def delete(self, id: str) -> dict[str, Any]:
+        """Delete a stored response; the server's confirmation."""
+        return self._rest().delete(self._rest().response_path(id), self._token)
+
+    def cancel_response(self, id: str) -> dict[str, Any]:
+        """Cancel a response that runs in the background; the server's object."""
+        return self._rest().post(self._rest().response_path(id, "/cancel"), None, self._token)
+
+    def input_items(self, id: str) -> list[dict[str, Any]]:
+        """All the input items of a stored response, oldest first. The server gives them page by page."""
+        path = self._rest().response_path(id, "/input_items")
+        found: list[dict[str, Any]] = []
+        last = ""
+        while True:
+            answer = self._rest().get(f"{path}?order=asc&limit={_PAGE}{last}", self._token)
+            rows = _rows(answer)
+            found += rows
+            if not rows or answer.get("has_more") is not True or not isinstance(rows[-1].get("id"), str):
+                return found
+            last = f"&after={quote(rows[-1]['id'], safe='')}"
+
+    # The catalogue.
+
+    def models(self) -> list[str]:
+        """The ids of the models that the server offers. Raises `PixirError`."""
+        rows = _rows(self._rest().get("/models", self._token))
+        return [row["id"] for row in rows if isinstance(row.get("id"), str)]
+
+    def default_model(self) -> str:
+        """The model of calls that name none."""
+        return str(self._config.model)
+
+    def model_supported(self, id: str) -> bool:
+        """Whether the server offers this model. Raises `PixirError`."""
+        check_text("id", id)
+        return id in self.models()
+
+    # Lifecycle.
+
+    def has_session(self, session: str, scope: str | None = None) -> bool:
+        """Whether a connection is kept for this session; never over HTTP."""
+        self._check_session(session, scope)
+        return False
+
+    def release(self, session: str, scope: str | None = None) -> None:
+        """Let go of a session's connection, if there is one."""
+        self._check_session(session, scope)
+
+    def close(self) -> None:
+        """End the streams that run (with `ProviderClosed`) and close every connection. Idempotent; from any thread."""
+        engine = self._engine
+        if engine is None or engine.closed:
+            return
+        engine.closed = True
+        self._token.cancel("closed")
+        for token in list(engine.live.values()):
+            token.cancel("closed")
+        for transport in engine.transports.values():
+            transport.close()
+        self._http.close()
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since the provider was made: connections, turns, replays by reason, fallbacks, errors, bytes sent."""
+        assert self._engine is not None
+        found = self._engine.stats.snapshot()
+        found["connections"]["live"] = len(self._engine.live)  # over HTTP every call that runs holds one
+        return found
+
+    def __enter__(self) -> Provider:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"config": self._config}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._config = state["config"]
+        self._start()
+
+    def __repr__(self) -> str:
+        state = " closed" if self._engine is not None and self._engine.closed else ""
+        shown = self._config.url.partition("?")[0]  # a query may hold a key
+        return f"<Provider {self._config.model} {shown}{state}>"
+
+    # Inside.
+
+    def _open(self) -> Engine:
+        if self._engine is None or self._engine.closed:
+            raise ProviderClosed("the provider is closed")
+        return self._engine
+
+    def _rest(self) -> RestClient:
+        from pixir_sync.transports.http.rest import RestClient
+
+        engine = self._open()
+        refresh = engine.refresh if hasattr(engine.credential, "refresh") else None
+        return RestClient(self._config, self._http.session, engine.authorize, refresh)
+
+    def _timeouts(self, given: Any) -> Timeouts:
+        base = self._config.timeouts
+        if given is None:
+            return base
+        if isinstance(given, Mapping):
+            setting("timeouts", given)
+            return replace(base, **given)
+        made: Timeouts = setting("timeouts", given)
+        return made if isinstance(given, Timeouts) else replace(base, idle=made.idle)
+
+    def _check_session(self, session: str, scope: str | None) -> None:
+        check_text("session", session)
+        if scope is not None:
+            check_text("scope", scope)

@@ -1,0 +1,1 @@
+"""How a call reaches the server: the strategy interface, and the strategies."""

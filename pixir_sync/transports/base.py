@@ -1,0 +1,82 @@
+"""`Transport`, the strategy interface, and `Call`, what one call hands to it.
+
+Rules kept here:
+
+* A transport makes exactly one attempt, and never sends anything again by itself: that is the turn engine's business.
+* It reads the call, fills in `Call.evidence`, and raises `PixirError` with the phase and whether the request was sent.
+* It yields batches of the server's JSON objects as they arrive, and ends after the one that is terminal. A body or a connection
+  that ends before it is `ConnectionLost`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from pixir_sync.cancellation import CancelToken
+from pixir_sync.config import Timeouts
+from pixir_sync.deadline import Deadline
+from pixir_sync.protocol.request import Body
+from pixir_sync.protocol.result import Evidence
+
+__all__ = ["Call", "Transport"]
+
+
+@dataclass(slots=True)
+class Call:
+    """One call, over all its attempts.
+
+    Attributes:
+        body: what to send; `full_input` makes the whole of it for the wire, once for all attempts.
+        headers: the caller's own headers for this call. authorize: gives the credential's headers; called once per attempt.
+        timeouts, deadline: the limits; `deadline` is the one for the whole call.
+        cancel: ends every wait. evidence: filled in by the attempt.
+        session, scope: whose connection it may use. output_items: the server's items so far, for the baseline.
+        secrets: credential values of the attempt, to be replaced in what a server says.
+    """
+
+    body: Body
+    timeouts: Timeouts
+    deadline: Deadline
+    cancel: CancelToken
+    evidence: Evidence
+    authorize: Callable[[], Mapping[str, str]]
+    origin_of: Callable[[str], str | None]
+    headers: Mapping[str, str] = field(default_factory=dict)
+    session: str | None = None
+    scope: str | None = None
+    output_items: Callable[[], list[dict[str, Any]]] = list
+    secrets: list[str] = field(default_factory=list)
+    _full: dict[str, Any] | None = None
+
+    def full_input(self) -> dict[str, Any]:
+        """The body with the whole input, as a server accepts it; the same object for every attempt."""
+        if self._full is None:
+            self._full = self.body.full(self.origin_of)
+        return self._full
+
+
+class Transport(ABC):
+    """One way to the server. Threads share it: an attempt keeps its state to itself.
+
+    `name` stands in the evidence as ``active_transport``.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def attempt(self, call: Call) -> Iterator[list[dict[str, Any]]]:
+        """Make one attempt: yield batches of event objects, up to and including the terminal one.
+
+        Nothing is opened before the first ``next``. Closing the iterator early abandons the attempt: it must then let go of its
+        connection without taking a lock, because that may happen in the garbage collector.
+        """
+
+    def preview(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The body as this transport sends it: with the fields of its envelope."""
+        return body
+
+    def close(self) -> None:  # noqa: B027 - a transport with nothing to close need not say so
+        """Let go of everything; idempotent."""

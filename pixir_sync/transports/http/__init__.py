@@ -1,0 +1,1 @@
+"""The HTTP side: one attempt over HTTP/SSE, and the plain requests of the API."""

@@ -1,0 +1,101 @@
+"""The plain requests of the API: one JSON answer each, with the same retry rule as a streamed call."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+from pixir_sync.cancellation import CancelToken, cancelled
+from pixir_sync.config import ProviderConfig
+from pixir_sync.deadline import Deadline
+from pixir_sync.network import shared_headers
+from pixir_sync.protocol.checks import encoded, plain_text
+from pixir_sync.protocol.codec import CodecError, loads
+from pixir_sync.protocol.errors import InvalidRequest, InvalidResponse, PixirError
+from pixir_sync.protocol.turn import Action, Situation, decide
+from pixir_sync.transports.http.guard import Guard
+from pixir_sync.transports.http.session import HttpSession
+
+__all__ = ["RestClient"]
+
+_LIMIT = 64 << 20
+
+
+class RestClient:
+    """``GET``, ``POST`` and ``DELETE`` with JSON. Threads share it."""
+
+    def __init__(
+        self,
+        config: ProviderConfig,
+        session: HttpSession,
+        authorize: Callable[[list[str]], dict[str, str]],
+        refresh: Callable[[], object] | None,
+    ) -> None:
+        """``authorize`` gives the credential's headers, once per attempt, and puts what is secret of them into its list;
+        ``refresh`` is None where the credential cannot be refreshed."""
+        self._config = config
+        self._session = session
+        self._authorize = authorize
+        self._refresh = refresh
+        self._headers = shared_headers(config)
+
+    def get(self, path: str, cancel: CancelToken) -> dict[str, Any]:
+        return self._call("GET", path, None, cancel)
+
+    def post(self, path: str, body: dict[str, Any] | None, cancel: CancelToken) -> dict[str, Any]:
+        return self._call("POST", path, body, cancel)
+
+    def delete(self, path: str, cancel: CancelToken) -> dict[str, Any]:
+        return self._call("DELETE", path, None, cancel)
+
+    @staticmethod
+    def response_path(response_id: str, suffix: str = "") -> str:
+        """The path of a stored response. Raises `InvalidRequest` for what is no id."""
+        plain_text("id", response_id)
+        if response_id in (".", ".."):
+            raise InvalidRequest("id is no response id")
+        return f"/responses/{quote(response_id, safe='')}{suffix}"
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None, cancel: CancelToken) -> dict[str, Any]:
+        data = None if body is None else encoded(body)
+        timeouts = self._config.timeouts
+        total = Deadline(timeouts.total)
+        situation = Situation(policy=self._config.retry, refreshable=self._refresh is not None)
+        while True:
+            guard = Guard(timeouts, total, cancel)
+            try:
+                return self._once(method, path, data, guard)
+            except PixirError as error:
+                situation.connection_reused = guard.reused
+                decision = decide(error, situation, random.random())
+                if decision.action is Action.RAISE or decision.delay > total.remaining():
+                    raise
+                situation.retries += decision.action is Action.RETRY
+                if decision.action is Action.REFRESH and self._refresh is not None:
+                    self._refresh()
+                if decision.delay and cancel.wait(decision.delay):
+                    raise cancelled(cancel) from None
+
+    def _once(self, method: str, path: str, data: bytes | None, guard: Guard) -> dict[str, Any]:
+        secrets: list[str] = []
+        credential = self._authorize(secrets)
+        headers = {"Accept": "application/json", **self._headers, **credential}
+        if data is not None:
+            headers["Content-Type"] = "application/json"
+        response = self._session.exchange(method, self._config.address(path), headers, data, guard, secrets)
+        try:
+            text = response.read_all(_LIMIT)
+        except BaseException:
+            response.abandon()
+            raise
+        response.finish(0.25)
+        try:
+            answer = loads(text) if text else {}
+        except CodecError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise InvalidResponse("the server answered with something that is no JSON object", status=response.status,
+                                  request_id=response.headers.get("x-request-id"))  # fmt: skip
+        return answer

@@ -1,0 +1,206 @@
+"""Sockets that obey a call: every read and write of an HTTP connection is bounded by the deadlines of the call it serves.
+
+urllib3 and http.client know one timeout per socket operation, which a server that drips bytes never reaches, and nothing
+that another thread could wake. Here a connection's socket asks the `Guard` of the present call before it reads or writes,
+and the guard lets a cancel shut the connection down.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from pixir_sync.network import connect_tcp
+from pixir_sync.protocol.errors import PixirError
+from pixir_sync.transports.http.guard import Guard, Waker
+
+__all__ = ["POOL_CLASSES", "guarding", "use_guarded_sockets"]
+
+_present = threading.local()
+
+
+class guarding:
+    """While the block runs, connections that this thread opens or takes belong to the guard's call."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    def __enter__(self) -> Guard:
+        _present.guard = self._guard
+        return self._guard
+
+    def __exit__(self, *exc: object) -> None:
+        _present.guard = None
+
+
+class _GuardedIO:
+    """The reads and writes of a socket under a guard."""
+
+    guard: Guard | None = None
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        return self._read(super().recv_into, *args, **kwargs)  # type: ignore[misc, no-any-return]
+
+    def recv(self, *args: Any, **kwargs: Any) -> bytes:
+        """What TLS within TLS reads with."""
+        return self._read(super().recv, *args, **kwargs)  # type: ignore[misc, no-any-return]
+
+    def _read(self, receive: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        guard = self.guard
+        if guard is None:
+            return receive(*args, **kwargs)
+        self.settimeout(guard.read_timeout())  # type: ignore[attr-defined]
+        try:
+            return receive(*args, **kwargs)
+        except TimeoutError as error:
+            if error.errno is not None:
+                raise  # the system gave the connection up, which is no limit of ours
+            raise guard.expired() from None
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        guard = self.guard
+        if guard is None or not data:
+            return super().sendall(data, flags)  # type: ignore[misc, no-any-return]
+        if guard.phase == "connect":
+            return self._send_to_proxy(guard, data)
+        guard.phase = "send"
+        with memoryview(data) as whole, whole.cast("B") as view:
+            at = 0
+            while at < len(view):
+                self.settimeout(guard.write_timeout())  # type: ignore[attr-defined]
+                try:
+                    at += self.send(view[at : at + 65536])  # type: ignore[attr-defined]
+                except TimeoutError as error:
+                    if error.errno is not None:
+                        raise
+                    raise guard.expired(writing=True) from None
+                guard.sent = True
+            guard.bytes_sent += len(view)
+        guard.expect_first()
+        return None
+
+    def _send_to_proxy(self, guard: Guard, data: Any) -> None:
+        """What is said to a proxy before the connection stands is no part of the request."""
+        self.settimeout(guard.read_timeout())  # type: ignore[attr-defined]
+        super().sendall(data)  # type: ignore[misc]
+
+
+class GuardedSocket(_GuardedIO, socket.socket):
+    """A TCP socket under a guard."""
+
+
+class GuardedSSLSocket(_GuardedIO, ssl.SSLSocket):
+    """A TLS socket under a guard."""
+
+
+def use_guarded_sockets(context: ssl.SSLContext) -> ssl.SSLContext:
+    """Let a context make `GuardedSSLSocket`."""
+    context.sslsocket_class = GuardedSSLSocket
+    return context
+
+
+class _GuardedConnection:
+    """What both kinds of connection add to urllib3's."""
+
+    sock: Any
+    _guard: Guard | None = None
+    _waker: Waker | None = None
+
+    def _new_conn(self) -> socket.socket:
+        guard: Guard = _present.guard
+        try:
+            limit = guard.connecting.sooner(guard.total.timeout())
+            sock = connect_tcp(self._dns_host, self.port, limit, guard.cancel, GuardedSocket)  # type: ignore[attr-defined]
+        except PixirError as error:
+            guard.error = guard.expired() if guard.total.passed else error
+            raise OSError(str(guard.error)) from None
+        self._waker = Waker(sock)
+        guard.watch(self._waker)
+        sock.settimeout(guard.read_timeout())  # for the TLS handshake
+        return sock
+
+    def connect(self) -> None:
+        guard: Guard = _present.guard
+        began = time.monotonic()
+        try:
+            super().connect()  # type: ignore[misc]
+        except TimeoutError:
+            raise guard.expired() from None
+        guard.connect_ms = (time.monotonic() - began) * 1000
+        self._take()
+
+    def _tunnel(self) -> None:
+        """The proxy's answer has what is left of the limit for connecting, and so has the TLS handshake after it."""
+        guard: Guard = _present.guard
+        self._put_under(guard)
+        super()._tunnel()  # type: ignore[misc]
+        self.sock.settimeout(guard.read_timeout())
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        guard: Guard = _present.guard
+        if self.sock is not None and guard.connect_ms is None:
+            guard.reused = True
+            self._take()
+        super().request(*args, **kwargs)  # type: ignore[misc]
+
+    def _take(self) -> None:
+        """The connection serves the present call from here on."""
+        self._guard = guard = _present.guard
+        self._put_under(guard)
+        guard.phase = "send"
+        if self._waker is not None:
+            guard.watch(self._waker)
+
+    def _put_under(self, guard: Guard) -> None:
+        sock = getattr(self.sock, "socket", self.sock)  # for TLS within TLS the outer one, which does the reads and writes
+        sock.guard = guard
+
+    def let_go(self) -> None:
+        """The connection is no longer the call's. Takes no lock."""
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            guard.unwatch()
+
+    def close(self) -> None:
+        self._waker = None
+        super().close()  # type: ignore[misc]
+
+
+class _PlainConnection(_GuardedConnection, HTTPConnection):
+    """A plain connection under a guard."""
+
+
+class _TLSConnection(_GuardedConnection, HTTPSConnection):
+    """A TLS connection under a guard."""
+
+
+class _GuardedPool:
+    """Takes a connection back only once the call that had it can no longer shut it down.
+
+    urllib3 puts a connection back with the last byte of its body, which may be long before the call has ended: from then on
+    it is perhaps another call's.
+    """
+
+    def _put_conn(self, conn: Any) -> None:
+        if conn is not None:
+            conn.let_go()
+        super()._put_conn(conn)  # type: ignore[misc]
+
+
+class _PlainPool(_GuardedPool, HTTPConnectionPool):
+    ConnectionCls = _PlainConnection
+
+
+class _TLSPool(_GuardedPool, HTTPSConnectionPool):
+    ConnectionCls = _TLSConnection
+
+
+POOL_CLASSES = {"http": _PlainPool, "https": _TLSPool}
+"""urllib3's pools by scheme, with guarded connections."""

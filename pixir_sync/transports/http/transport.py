@@ -1,0 +1,122 @@
+"""One attempt over HTTP with server-sent events: the whole input out, events in as they arrive."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pixir_sync.config import ProviderConfig
+from pixir_sync.protocol.checks import encoded
+from pixir_sync.protocol.errors import ConnectionLost, InvalidResponse
+from pixir_sync.protocol.events import is_terminal
+from pixir_sync.protocol.sse import EventBlocks, decode_events
+from pixir_sync.transports.base import Call, Transport
+
+if TYPE_CHECKING:
+    from pixir_sync.transports.http.guard import Guard
+    from pixir_sync.transports.http.session import HttpSession, Response
+
+__all__ = ["HttpTransport"]
+
+_REUSE_WAIT = 0.25
+"""How long the end of the body is waited for after the terminal event, in seconds, so that the connection can serve again."""
+
+_EVIDENCE_HEADERS = "x-ratelimit-"
+
+
+class HttpTransport(Transport):
+    """Responses over HTTP/SSE. Threads share it; connections are kept by its session."""
+
+    name: ClassVar[str] = "http_sse"
+
+    def __init__(self, config: ProviderConfig) -> None:
+        self._config = config
+        self._session: HttpSession | None = None
+
+    @property
+    def session(self) -> HttpSession:
+        """The session, made (and requests imported) when first used."""
+        if self._session is None:
+            from pixir_sync.transports.http.session import HttpSession
+
+            self._session = HttpSession(self._config.network)
+        return self._session
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+
+    def preview(self, body: dict[str, Any]) -> dict[str, Any]:
+        return body | {"stream": True}
+
+    def attempt(self, call: Call) -> Iterator[list[dict[str, Any]]]:
+        from pixir_sync.transports.http.guard import Guard
+
+        guard = Guard(call.timeouts, call.deadline, call.cancel)
+        began = time.monotonic()
+        response = self._open(call, guard)
+        finished = False
+        try:
+            for batch in self._batches(call, response):
+                if call.evidence.first_event_ms is None:
+                    call.evidence.first_event_ms = (time.monotonic() - began) * 1000
+                yield batch
+                if any(map(is_terminal, batch)):
+                    finished = True
+                    response.finish(_REUSE_WAIT)
+                    return
+                guard.expect_next()
+        finally:
+            if not finished:
+                response.abandon()
+        raise ConnectionLost("the event stream ended before the response did", phase=guard.phase, request_sent=True)
+
+    def _open(self, call: Call, guard: Guard) -> Response:
+        """Send the request. The evidence is filled in also where that fails."""
+        evidence = call.evidence
+        evidence.active_transport = self.name
+        data, headers = self._request(call)
+        try:
+            response = self.session.exchange("POST", self._config.address("/responses"), headers, data, guard, call.secrets)
+        finally:
+            evidence.connection_reused, evidence.connect_ms = guard.reused, guard.connect_ms
+            evidence.bytes_sent += guard.bytes_sent
+        evidence.request_id = response.headers.get("x-request-id")
+        evidence.rate_limits = {n: v for n, v in response.headers.items() if n.startswith(_EVIDENCE_HEADERS)}
+        took = response.headers.get("openai-processing-ms", "")
+        evidence.processing_ms = float(took) if took.isdigit() else None
+        kind = response.headers.get("content-type", "")
+        if kind and not kind.lower().startswith("text/event-stream"):
+            response.abandon()
+            raise InvalidResponse(f"the server answered with {kind.split(';')[0][:80]}, not with an event stream",
+                                  phase="first_event", request_sent=True)  # fmt: skip
+        return response
+
+    def _request(self, call: Call) -> tuple[bytes, dict[str, str]]:
+        from pixir_sync.network import shared_headers
+
+        body = call.full_input()
+        call.evidence.input_items_sent = call.evidence.input_items_total = len(body["input"])
+        data = encoded(self.preview(body))
+        credential = call.authorize()
+        own = {"Accept": "text/event-stream", "Content-Type": "application/json"}
+        return data, {**own, **shared_headers(self._config), **call.headers, **credential}
+
+    def _batches(self, call: Call, response: Response) -> Iterator[list[dict[str, Any]]]:
+        from sseclient import SSEClient
+
+        blocks = EventBlocks()
+        guard = response.guard
+        while chunk := response.read():
+            block = blocks.push(chunk)
+            if block:
+                events, malformed = decode_events(block, SSEClient)
+                call.evidence.malformed_events += malformed
+                if events:
+                    yield events
+            if blocks.error is not None:
+                raise blocks.error
+            guard.check()
+        guard.check()  # a cancel shuts the connection down, which may look like the end of the body
+        blocks.finish()

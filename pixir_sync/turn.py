@@ -1,0 +1,292 @@
+"""`Turn`: one call from its first event to its one end: attempts, retries, fallback, assembly.
+
+Rules kept here:
+
+* A stream ends in exactly one way: a `Result`, or one `PixirError`. A terminal event that was read wins over a cancel.
+* What comes after a failure is decided by the replay table (`pixir_sync.protocol.turn`) and carried out here, nowhere else.
+* A turn does not know its generator nor its stream: without a cycle an abandoned call ends with its last reference, also while
+  the garbage collector is off. No lock is taken on that way out, and no hook is called.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from functools import partial
+from itertools import count
+from typing import Any
+
+from pixir_sync.cancellation import CancelToken, cancelled
+from pixir_sync.config import Timeouts
+from pixir_sync.deadline import Deadline
+from pixir_sync.engine import Engine, log
+from pixir_sync.hooks import HookEvent
+from pixir_sync.protocol import outcome
+from pixir_sync.protocol.assembly import HANDLERS, ResultAssembler
+from pixir_sync.protocol.classify import from_event
+from pixir_sync.protocol.compare import snapshot
+from pixir_sync.protocol.errors import Cancelled, ConnectionLost, InvalidRequest, PixirError, ProviderClosed, TotalTimeout
+from pixir_sync.protocol.events import IGNORED, Event, Terminal, is_output, is_terminal
+from pixir_sync.protocol.request import Request
+from pixir_sync.protocol.result import Evidence, Result
+from pixir_sync.protocol.turn import Action, Decision, Situation, decide
+from pixir_sync.transports.base import Call
+
+__all__ = ["OnPayload", "Turn"]
+
+OnPayload = Callable[[dict[str, Any]], Mapping[str, Any] | None]
+
+_numbers = count()
+_DELIVERED = ("completed", "incomplete")
+
+
+def _nothing(assembler: ResultAssembler, data: dict[str, Any]) -> None:
+    """What the assembler does with an unknown event."""
+
+
+_PLAIN = (Event, _nothing)
+
+
+def _copy(payload: Any) -> Any:
+    """Every container of a payload copied. Raises `InvalidRequest` for one that contains itself."""
+    try:
+        return snapshot([payload])[0]
+    except RecursionError:
+        raise InvalidRequest("the request is nested too deeply, or contains itself") from None
+
+
+class Turn:
+    """One call from its first ``next`` to its end. One thread at a time; only `token` may be touched from others."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        request: Request,
+        *,
+        session: str | None,
+        scope: str | None,
+        timeouts: Timeouts,
+        headers: Mapping[str, str],
+        on_payload: OnPayload | None,
+        cancel: CancelToken | None,
+    ) -> None:
+        self.engine = engine
+        self.token = CancelToken()
+        self.evidence = Evidence(transport_preference=engine.preference)
+        self.assembler = ResultAssembler()
+        self.outcome: Result | PixirError | None = None
+        self.consumer: int | None = None  # the thread that asked for the first event
+        self._request = request
+        self._session, self._scope = session, scope
+        self._timeouts, self._headers = timeouts, headers
+        self._on_payload = on_payload
+        self._parent = cancel
+        self._deadline = Deadline(None)
+        self._began = 0.0
+        self._transport = engine.transports[engine.order[0]]
+        self._situation = Situation(policy=engine.config.retry, preference=engine.preference)
+        self._parse: Callable[[Any], Any] | None = None
+        self._model = ""
+        self._sent = False
+
+    # The one generator of a call.
+
+    def run(self) -> Generator[Event, None, Result]:
+        number = next(_numbers)
+        self.consumer = threading.get_ident()
+        link = self._parent.register(self.token.cancel) if self._parent is not None else None
+        self.engine.live[number] = self.token
+        try:
+            call = self._begin()
+            while True:
+                decision: Decision | None = None
+                try:
+                    yield from self._attempt(call)
+                    self.outcome = result = self._deliver()
+                    self._report()
+                    return result
+                except PixirError as error:
+                    decision = self._next_step(self._enriched(error))
+                self._carry_out(decision)
+        except PixirError as error:
+            self.outcome = self._enriched(error)
+            self._report()
+            raise
+        except BaseException:
+            self.stop()
+            raise
+        finally:
+            self.engine.live.pop(number, None)
+            if link is not None and self._parent is not None:
+                self._parent.unregister(link)
+
+    def _begin(self) -> Call:
+        """Read the request, once: what is sent from here on is a snapshot."""
+        self._began = time.monotonic()
+        self._deadline = Deadline(self._timeouts.total)
+        if self.engine.closed:
+            raise ProviderClosed("the provider is closed")
+        self._check_cancel()
+        self.engine.stats.fold()
+        body = self.engine.build(self._request)
+        payload = _copy(body.payload)  # of the tools and other fields, too: they are the caller's objects
+        if self._on_payload is not None:
+            changed = self._on_payload(payload)
+            payload = payload if changed is None else _copy(changed)
+        body = body.replaced(payload)
+        self._model = body.fields["model"]
+        self._parse = body.parse
+        self._situation.stores, self._situation.caller_managed = body.stores, body.caller_managed
+        self._situation.refreshable = hasattr(self.engine.credential, "refresh")
+        call = Call(
+            body=body, timeouts=self._timeouts, deadline=self._deadline, cancel=self.token, evidence=self.evidence,
+            authorize=dict, origin_of=self.engine.origins, headers=self._headers, session=self._session, scope=self._scope,
+        )  # fmt: skip
+        call.full_input()  # what a server would refuse is said before any network
+        return call
+
+    def _attempt(self, call: Call) -> Iterator[Event]:
+        """Make one attempt and yield its events; ends after the terminal one, which it raises if it is an error."""
+        assembler = self.assembler = ResultAssembler()
+        self.evidence.next_attempt()
+        self._sleep(self.engine.wait_for_rate())
+        call.authorize = partial(self.engine.authorize, call.secrets)
+        call.output_items = assembler.output_items
+        self._tell("attempt")
+        batches = self._transport.attempt(call)
+        try:
+            for batch in batches:
+                if assembler.terminal is None:
+                    yield from self._events(batch, assembler, call)
+        except PixirError:
+            if assembler.terminal is None or self._failed(assembler):
+                raise
+        finally:
+            self.engine.count_attempt(self.evidence)
+            if isinstance(batches, Generator):
+                batches.close()
+        if assembler.terminal is None:
+            raise ConnectionLost("the transport ended without a terminal event", phase="stream", request_sent=True)
+        if self._failed(assembler):
+            raise from_event(assembler.terminal, secrets=call.secrets, now=time.time())
+
+    def _events(self, batch: list[dict[str, Any]], assembler: ResultAssembler, call: Call) -> Iterator[Event]:
+        """The path of each event: no lock, no log call, no copy."""
+        token, look_up = self.token, HANDLERS.get
+        for at, data in enumerate(batch):
+            kind = data.get("type")
+            if type(kind) is not str:
+                call.evidence.malformed_events += 1
+                continue
+            if token.reason is not None and not any(map(is_terminal, batch[at:])):
+                raise cancelled(token)
+            view, take = look_up(kind, _PLAIN)
+            take(assembler, data)
+            assembler.events += 1
+            if view is Terminal:
+                if not self._failed(assembler):
+                    self.engine.origins.note(assembler.output_items(), self._model)
+                    yield Terminal(data)
+                return
+            if not assembler.output_seen and is_output(kind):
+                assembler.output_seen = True
+            if kind not in IGNORED:
+                yield view(data)
+
+    @staticmethod
+    def _failed(assembler: ResultAssembler) -> bool:
+        return assembler.status not in _DELIVERED
+
+    # What follows an attempt.
+
+    def _deliver(self) -> Result:
+        self.evidence.total_ms = (time.monotonic() - self._began) * 1000
+        return outcome.finished(self.assembler, self.evidence, self._parse)
+
+    def _next_step(self, error: PixirError) -> Decision:
+        """The replay table's answer. Raises the error where nothing follows."""
+        now, assembler = self._situation, self.assembler
+        now.transport = self._transport.name
+        now.connection_reused = self.evidence.connection_reused
+        now.any_event, now.output = assembler.events > 0, assembler.output_seen
+        now.created = now.created or bool(assembler.response)
+        decision = decide(error, now, self.engine.chance())
+        delivered = assembler.terminal is not None and not self._failed(assembler)
+        if decision.action is Action.RAISE or self.token.cancelled or delivered:
+            raise error
+        if decision.delay >= self._deadline.remaining():
+            raise error  # the limit for the whole call would pass before the next attempt
+        attempt, following = self.evidence.attempts, decision.action.value
+        log.info("attempt %d failed with %s (%s), next: %s", attempt, error.kind, error.status, following)
+        return decision
+
+    def _carry_out(self, decision: Decision) -> None:
+        stats = self.engine.stats
+        if decision.action is Action.HTTP:
+            self._transport = self.engine.transports["http_sse"]
+            self.evidence.fallback_reason = decision.reason
+            stats.note(f"fallbacks.{decision.reason}")
+            self._tell("fallback", decision.reason)
+            return
+        stats.note(f"replays.{decision.reason}")
+        self._tell("retry", decision.reason, decision.delay)
+        if decision.action is Action.RETRY:
+            self._situation.retries += 1
+        if decision.action is Action.REFRESH:
+            self.engine.refresh()
+        self._sleep(decision.delay)
+
+    def _sleep(self, seconds: float) -> None:
+        if seconds > 0:
+            self.token.wait(min(seconds, self._deadline.remaining()))
+        self._check_cancel()
+        if self._deadline.passed:
+            raise TotalTimeout("the call took longer than its total limit")
+
+    def _check_cancel(self) -> None:
+        if self.token.cancelled:
+            raise cancelled(self.token)
+
+    # The end.
+
+    def stop(self) -> None:
+        """The consumer left: the end is the result where the terminal event was read, else `Cancelled` with what there is."""
+        if self.outcome is not None:
+            return
+        try:
+            if self.assembler.terminal is not None and not self._failed(self.assembler):
+                self.outcome = outcome.finished(self.assembler, self.evidence, self._parse)
+            else:
+                left = cancelled(self.token) if self.token.cancelled else Cancelled("the stream was closed")
+                self.outcome = self._enriched(left)
+        except PixirError as error:
+            self.outcome = self._enriched(error)
+
+    def _enriched(self, error: PixirError) -> PixirError:
+        """The error with what this call knows: nothing that was paid for is lost."""
+        assembler = self.assembler
+        self.evidence.total_ms = (time.monotonic() - self._began) * 1000 if self._began else None
+        error.partial = outcome.partial(assembler, self.evidence)
+        error.output_seen = assembler.output_seen
+        error.request_sent = self._sent = self._sent or error.request_sent or assembler.events > 0  # by any attempt
+        error.response_id = error.response_id or assembler.response_id
+        error.request_id = error.request_id or self.evidence.request_id
+        if error.phase is None:
+            error.phase = "stream" if assembler.events else "shape" if isinstance(error, InvalidRequest) else "connect"
+        return error
+
+    def _report(self) -> None:
+        """Count the end, and tell the hooks."""
+        ended, note = self.outcome, self.engine.stats.note
+        if isinstance(ended, PixirError):
+            note(f"errors.{ended.kind}")
+        elif self.evidence.active_transport is not None:
+            note(f"turns.{self.evidence.active_transport}.{'delta' if self.evidence.used_previous_response_id else 'full'}")
+        how = ended.kind if isinstance(ended, PixirError) else self.assembler.status or ""
+        self._tell("finish", how)
+
+    def _tell(self, name: Any, reason: str = "", delay: float = 0.0) -> None:
+        if self.engine.hooks:
+            elapsed = time.monotonic() - self._began
+            self.engine.tell(HookEvent(name, self._transport.name, self.evidence.attempts, reason, delay, elapsed))

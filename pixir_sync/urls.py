@@ -1,0 +1,55 @@
+"""URLs: what a base URL may be, and how the paths of the API are put behind it."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from pixir_sync.protocol.checks import plain_text
+from pixir_sync.protocol.checks import text as check_text
+from pixir_sync.protocol.errors import InvalidRequest
+
+__all__ = ["check_url", "join", "split"]
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def join(base: str, path: str) -> str:
+    """The base with a path behind its own; the queries of both stay."""
+    parts = urlsplit(base)
+    path, _, query = path.partition("?")
+    queries = "&".join(part for part in (parts.query, query) if part)
+    return urlunsplit(parts._replace(path=parts.path.rstrip("/") + path, query=queries))
+
+
+def split(name: str, url: str) -> Any:
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - reading it is the check
+    except ValueError:
+        raise InvalidRequest(f"{name} is no URL") from None
+    if not parts.hostname:
+        raise InvalidRequest(f"{name} is no URL with a host; one looks like https://host/v1")
+    return parts
+
+
+def check_url(name: str, url: object, schemes: tuple[str, str], allow_insecure: bool) -> None:
+    check_text(name, url)
+    plain_text(name, url)
+    assert isinstance(url, str)
+    if " " in url:
+        raise InvalidRequest(f"{name} must not hold white space")
+    parts = split(name, url)
+    if parts.scheme not in schemes:
+        raise InvalidRequest(f"{name} must begin with {schemes[0]}:// or {schemes[1]}://")
+    if parts.username is not None or parts.password is not None:
+        raise InvalidRequest(f"{name} must not hold a user name or a password")
+    if parts.fragment or url.endswith("#"):
+        raise InvalidRequest(f"{name} must not hold a fragment (#)")
+    if parts.scheme == schemes[0] and not allow_insecure and not _is_loopback(parts.hostname):
+        way = f"use {schemes[1]}, or Network(allow_insecure=True)"
+        raise InvalidRequest(f"{name}: plain {schemes[0]} goes to this machine only; {way}")
+
+
+def _is_loopback(host: str) -> bool:
+    return host in _LOOPBACK or host.endswith(".localhost") or (host.startswith("127.") and host.replace(".", "").isdigit())

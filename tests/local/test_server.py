@@ -1,0 +1,156 @@
+"""The life of the local server: what it starts, what it leaves behind, what it needs."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import signal
+import socket as sockets
+import ssl
+import subprocess
+import sys
+import threading
+
+import pytest
+import trustme
+import websocket
+
+from pixir_sync.local import LocalServer, Pause
+from tests.local.helpers import body, call, http_connection, next_event, receive, send, socket, start_stream, turn
+
+
+def test_nothing_runs_before_start_and_after_close() -> None:
+    """Making a server starts nothing; closing it ends its thread and its port; both may be done again."""
+    before = threading.active_count()
+    server = LocalServer()
+    assert threading.active_count() == before and "closed" in repr(server)
+    with pytest.raises(RuntimeError, match="not running"):
+        _ = server.base_url
+    server.start()
+    server.start()
+    port = server.port
+    assert threading.active_count() == before + 1
+    assert server.base_url == f"http://127.0.0.1:{port}/v1"
+    assert server.websocket_url == f"ws://127.0.0.1:{port}/v1/responses"
+    server.close()
+    server.close()
+    assert threading.active_count() == before
+    with pytest.raises(ConnectionRefusedError):
+        sockets.create_connection(("127.0.0.1", port), 1)
+    server.start()
+    server.close()
+
+
+def test_close_ends_what_is_open() -> None:
+    """Streams and idle connections of both kinds end at close: a WebSocket with 1001, a body without its end."""
+    pause = Pause()
+    server = LocalServer(scenario=lambda _: [{"type": "x"}, pause])
+    server.start()
+    with (
+        http_connection(server) as idle,
+        http_connection(server) as busy,
+        socket(server) as client,
+        socket(server) as quiet,
+    ):
+        assert call(idle, "GET", "/v1/models")[0] == 200
+        answer = start_stream(busy, body())
+        assert next_event(answer) == {"type": "x"}
+        send(client, body())
+        assert receive(client) == {"type": "x"}
+        server.close()
+        assert client.recv_data() == (websocket.ABNF.OPCODE_CLOSE, b"\x03\xe9")
+        assert quiet.recv_data() == (websocket.ABNF.OPCODE_CLOSE, b"\x03\xe9")
+        assert idle.sock.recv(1) == b""
+        with pytest.raises(http.client.IncompleteRead):
+            answer.read()
+
+
+def test_cut_connections_cuts_without_a_word() -> None:
+    """Every open connection ends at once, no close frame is sent, and new ones are taken."""
+    with LocalServer() as server:
+        with socket(server) as client:
+            turn(client, body())
+            server.cut_connections()
+            with pytest.raises((websocket.WebSocketConnectionClosedException, ConnectionError)):
+                client.recv()
+        with socket(server) as client:
+            assert turn(client, body())[-1]["type"] == "response.completed"
+
+
+def test_port_that_is_taken_is_an_error() -> None:
+    """A server that cannot listen raises where it is started and leaves no thread."""
+    with LocalServer() as first:
+        before = threading.active_count()
+        with pytest.raises(OSError, match="in use"):
+            LocalServer(port=first.port).start()
+        assert threading.active_count() == before
+
+
+def test_tls_serves_both_transports() -> None:
+    """With an SSL context the URLs are https and wss, and both are served and closed in time."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    with LocalServer(ssl_context=context) as server:
+        assert server.base_url.startswith("https://") and server.websocket_url.startswith("wss://")
+        connection = http.client.HTTPSConnection(server.host, server.port, timeout=5, context=trusting)
+        assert call(connection, "POST", "/v1/responses", body())[0] == 200
+        with socket(server, sslopt={"context": trusting}) as client:
+            assert turn(client, body())[-1]["type"] == "response.completed"
+        connection.close()
+
+
+def test_without_aiohttp_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting without aiohttp is an ImportError that says what to install; importing the package is not."""
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    with pytest.raises(ImportError, match=r"pixir-sync\[local\]"):
+        LocalServer().start()
+
+
+def test_import_is_light() -> None:
+    """Importing the package imports no aiohttp and starts no thread."""
+    code = "import sys, threading, pixir_sync.local; print('aiohttp' in sys.modules, threading.active_count())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "1"]
+
+
+def test_serve_ends_cleanly_on_ctrl_c() -> None:
+    """serve() says when it is ready, serves, and ends without a traceback on an interrupt."""
+    code = (
+        "from pixir_sync.local import serve\n"
+        "serve('127.0.0.1', 0, 'secret', lambda server: print(server.port, flush=True), model='shown')\n"
+        "print('ended')"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        connection = http.client.HTTPConnection("127.0.0.1", int(process.stdout.readline()), timeout=5)
+        assert json.dumps(call(connection, "GET", "/v1/models", key="secret")[1]).count("shown") == 1
+        connection.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+        assert (process.stdout.read(), process.stderr.read()) == ("ended\n", "")
+
+
+def test_no_task_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the server has stopped, its loop holds no task but the one that stops it."""
+    from pixir_sync.local.front import Front
+
+    left: list[int] = []
+    stop = Front.stop
+
+    async def counted(front: Front) -> None:
+        await stop(front)
+        left.append(len(asyncio.all_tasks()))
+
+    monkeypatch.setattr(Front, "stop", counted)
+    with LocalServer() as server, socket(server) as client, http_connection(server) as connection:
+        turn(client, body())
+        send(client, body(stream_id="side"))
+        call(connection, "POST", "/v1/responses", body())
+        server.close()
+    assert left == [1]

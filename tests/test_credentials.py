@@ -1,0 +1,298 @@
+"""What authorises a call: the forms of a key, when it is read, and what cannot be sent."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from pixir_sync import ApiKey, Credential, InvalidRequest, Network, NotAuthenticated, PixirError, Provider
+from pixir_sync.credentials import CallableKey, EnvironmentKey, check_headers, secrets_of
+from pixir_sync.local import LocalServer
+from tests.support.events import text_response
+from tests.support.fake import answers, provider_for, refusing
+from tests.support.peer import ScriptedPeer
+
+
+class Token:
+    """A credential of the program's own."""
+
+    identity = "account-1"
+
+    def __init__(self, *tokens: str) -> None:
+        self.tokens = list(tokens)
+        self.calls = 0
+
+    def headers(self) -> Mapping[str, str]:
+        self.calls += 1
+        return {"Authorization": f"Bearer {self.tokens[0]}", "X-Account": "a-1"}
+
+
+class Refreshable(Token):
+    def refresh(self) -> None:
+        del self.tokens[0]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalServer]:
+    """A server, and no key in the environment."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with LocalServer() as running:
+        yield running
+
+
+@pytest.mark.row("D1")
+@pytest.mark.parametrize(
+    "option",
+    [
+        lambda key: {"api_key": key},
+        lambda key: {"api_key": lambda: key},
+        lambda key: {"credential": Token(key)},
+        lambda key: {"credential": ApiKey(key)},
+        lambda key: {"credential": CallableKey(lambda: key)},
+    ],
+    ids=["argument", "callable", "object", "ApiKey", "CallableKey"],
+)
+def test_each_form_of_a_key_is_taken(server: LocalServer, option: Callable[[str], dict[str, Any]]) -> None:
+    """The server sees the bearer, for a stream and for the other requests alike."""
+    with provider_for(server, **option(server.api_key)) as provider:
+        assert provider.complete("Hi").text == "Heard: Hi (context: 1)"
+        assert provider.models() == ["local-model"]
+    assert {request.headers["Authorization"] for request in server.requests} == {f"Bearer {server.api_key}"}
+
+
+@pytest.mark.row("D1")
+def test_the_environment_is_read_at_call_time(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider that was made without a key finds the one that is set later; without one the error names the variable."""
+    with provider_for(server, api_key=None) as provider:
+        for call in (lambda: provider.complete("Hi"), provider.models):
+            with pytest.raises(NotAuthenticated, match="OPENAI_API_KEY") as caught:
+                call()
+            assert server.connections == 0 and caught.value.status is None
+        monkeypatch.setenv("OPENAI_API_KEY", f"  {server.api_key}\n")
+        assert provider.complete("Hi").text == "Heard: Hi (context: 1)"
+        monkeypatch.setenv("OPENAI_API_KEY", "other")
+        with pytest.raises(NotAuthenticated) as caught:
+            provider.complete("Hi")
+        assert caught.value.status == 401 and caught.value.request_sent
+        monkeypatch.setenv("OPENAI_API_KEY", " ")
+        with pytest.raises(NotAuthenticated, match="OPENAI_API_KEY"):
+            provider.complete("Hi")
+
+
+@pytest.mark.row("D1")
+def test_a_key_that_was_given_wins_over_the_environment(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the environment's is not even looked at."""
+    monkeypatch.setenv("OPENAI_API_KEY", "not-this")
+    with provider_for(server, api_key=server.api_key) as provider:
+        assert provider.complete("Hi").finish_reason == "stop"
+
+
+@pytest.mark.row("D1")
+def test_a_preset_has_its_own_variable(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key of one service is never sent to another."""
+    monkeypatch.setenv("OPENAI_API_KEY", server.api_key)
+    monkeypatch.delenv("XAI_API_KEY", raising=False)
+    with provider_for(server, api_key=None, endpoint="xai") as provider:
+        with pytest.raises(NotAuthenticated, match="XAI_API_KEY"):
+            provider.complete("Hi")
+        assert server.connections == 0
+        monkeypatch.setenv("XAI_API_KEY", server.api_key)
+        assert provider.complete("Hi").finish_reason == "stop"
+
+
+@pytest.mark.row("D1")
+def test_a_credential_gives_its_headers_once_per_attempt() -> None:
+    """All of them are sent, over those of the call; a retry asks again."""
+    token = Token("t-123")
+    with ScriptedPeer(answers(refusing(500), text_response("ok"))) as peer, provider_for(peer, credential=token) as provider:
+        provider.complete("Hi", headers={"x-account": "other", "X-Trace": "7"})
+        assert token.calls == len(peer.requests) == 2
+    for request in peer.requests:
+        found = {name: request.headers[name] for name in ("authorization", "x-account", "x-trace")}
+        assert found == {"authorization": "Bearer t-123", "x-account": "a-1", "x-trace": "7"}
+
+
+@pytest.mark.row("D1")
+def test_an_identity_is_not_read_before_it_is_needed(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A credential whose key is not there yet can be given."""
+    monkeypatch.delenv("LATER_KEY", raising=False)
+    with provider_for(server, credential=EnvironmentKey("LATER_KEY")) as provider:
+        with pytest.raises(NotAuthenticated, match="LATER_KEY"):
+            provider.complete("Hi")
+        monkeypatch.setenv("LATER_KEY", server.api_key)
+        assert provider.complete("Hi").finish_reason == "stop"
+
+
+@pytest.mark.row("D3")
+def test_a_refreshable_credential_is_refreshed_once(server: LocalServer) -> None:
+    """After one 401 the refreshed token is used; a second 401 is the error."""
+    with provider_for(server, credential=Refreshable("old", server.api_key)) as provider:
+        result = provider.complete("Hi")
+        assert result.provider_metadata["attempts"] == 2 and provider.stats()["replays"] == {"credential_refreshed": 1}
+    with provider_for(server, credential=Refreshable("old", "older", "oldest")) as provider:
+        with pytest.raises(NotAuthenticated) as caught:
+            provider.complete("Hi")
+        assert caught.value.status == 401
+    assert len(server.requests) == 4
+
+
+def _fails() -> str:
+    raise OSError("the vault with sk-secret is shut")
+
+
+class NoRefresh(Token):
+    def refresh(self) -> None:
+        raise OSError("the vault is shut")
+
+
+@pytest.mark.row("D1")
+def test_a_credential_that_fails_is_not_authenticated(server: LocalServer) -> None:
+    """What it raised is the cause, and is not quoted; nothing was sent."""
+    with provider_for(server, api_key=_fails) as provider:
+        with pytest.raises(NotAuthenticated, match="OSError") as caught:
+            provider.complete("Hi")
+        assert "sk-secret" not in caught.value.message and caught.value.phase == "auth"
+        assert isinstance(caught.value.__cause__, OSError) and server.connections == 0
+    with provider_for(server, credential=NoRefresh("old")) as provider:
+        with pytest.raises(NotAuthenticated, match="refreshed: OSError"):
+            provider.complete("Hi")
+
+
+BAD_KEYS = ["sk-a\nb", "sk-a\r\nX-Evil: 1", "sk-\x00", "sk-\x7f", "sk a", "sk-é", "sk-\u200b", " sk-a"]
+
+
+@pytest.mark.row("D5")
+@pytest.mark.parametrize("key", BAD_KEYS, ids=ascii)
+def test_a_key_that_cannot_be_sent_is_refused(server: LocalServer, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """In each of its forms, before any network, and without a word of it."""
+    monkeypatch.setenv("OPENAI_API_KEY", key.replace("\0", "\x01"))  # no environment can hold a zero
+
+    def refused(message: str, options: dict[str, Any]) -> None:
+        with pytest.raises(InvalidRequest, match=message) as caught, provider_for(server, **options) as provider:
+            provider.complete("Hi")
+        assert "sk" not in f"{caught.value.message.replace('api_key', '')}{caught.value!r}"
+
+    refused("api_key", {"api_key": key})
+    refused(r"api_key\(\)", {"api_key": lambda: key})
+    if key.strip() == key:
+        refused("OPENAI_API_KEY", {"api_key": None})
+    assert server.connections == 0
+
+
+@pytest.mark.row("D5")
+@pytest.mark.parametrize("key", ["", " ", "\n"])
+def test_an_empty_key_is_no_key(key: str) -> None:
+    """It is NotAuthenticated rather than a request without one."""
+    with pytest.raises(NotAuthenticated, match="api_key is empty"):
+        Provider(api_key=key, model="m")
+
+
+@pytest.mark.row("D5")
+@pytest.mark.parametrize("wrong", [5, None, b"sk"])
+def test_a_callable_must_give_a_string(server: LocalServer, wrong: Any) -> None:
+    """Anything else is refused before any network."""
+    with provider_for(server, api_key=lambda: wrong) as provider:
+        with pytest.raises(InvalidRequest, match=r"api_key\(\) must be a string"):
+            provider.complete("Hi")
+        assert server.connections == 0
+
+
+HEADERS: list[tuple[Any, str]] = [
+    ({"X-A": "b\r\nX-Evil: 1"}, "X-A"),
+    ({"X-A": "b\n"}, "X-A"),
+    ({"X-A": "\x00"}, "X-A"),
+    ({"X-A": "\x7f"}, "X-A"),
+    ({"X-A": "\u20ac"}, "X-A"),
+    ({"X-A": " b"}, "X-A"),
+    ({"X-A": "b "}, "X-A"),
+    ({"X-A": 5}, "X-A"),
+    ({"X-A": None}, "X-A"),
+    ({"X-A": b"b"}, "X-A"),
+    ({"": "b"}, "no header name"),
+    ({"X A": "b"}, "no header name"),
+    ({"X-A:": "b"}, "no header name"),
+    ({"X-A\n": "b"}, "no header name"),
+    ({"X-Ä": "b"}, "no header name"),
+    ({5: "b"}, "no header name"),
+    ([("X-A", "b")], "must be a mapping"),
+    ("X-A: b", "must be a mapping"),
+]
+
+
+@pytest.mark.row("D5")
+@pytest.mark.parametrize(("headers", "says"), HEADERS, ids=[ascii(row[0]) for row in HEADERS])
+def test_a_header_that_cannot_be_sent_is_refused(server: LocalServer, headers: Any, says: str) -> None:
+    """Whether it comes with the call, with the network settings or from a credential: before any network."""
+
+    class Own:
+        identity = "a"
+
+        def headers(self) -> Any:
+            return headers
+
+    with provider_for(server) as provider, pytest.raises(InvalidRequest, match=says):
+        provider.stream("Hi", headers=headers)
+    with pytest.raises(InvalidRequest, match=says):
+        Network(headers=headers)
+    with provider_for(server, credential=Own()) as provider, pytest.raises(InvalidRequest, match=says) as caught:
+        provider.complete("Hi")
+    assert caught.value.phase == "auth" and server.connections == 0
+
+
+@pytest.mark.row("D5")
+@pytest.mark.parametrize("name", ["organization", "project", "originator"])
+@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\x00", "a\tb", "ä", "", 5])
+def test_a_name_that_goes_into_a_header_is_refused(name: str, value: Any) -> None:
+    """Control characters and what is not ASCII, by the option's name."""
+    with pytest.raises(InvalidRequest, match=name):
+        Provider(model="m", **{name: value})
+
+
+@pytest.mark.row("D5")
+def test_headers_that_can_be_sent_arrive() -> None:
+    """An empty value, a tab within one, Latin-1; the call's go over the network's, those over our own."""
+    own = {"X-Empty": "", "X-Tab": "a\tb", "X-Latin": "caf\xe9", "X-Both": "call"}
+    network = Network(trust_env=False, headers={"X-Both": "network", "X-Net": "1", "User-Agent": "mine/1"})
+    with ScriptedPeer(answers(text_response("ok"))) as peer, provider_for(peer, network=network, originator="me") as provider:
+        provider.complete("Hi", headers=own)
+        found = peer.requests[0].headers
+    assert {name: found[name.lower()] for name in own} == own
+    assert (found["x-net"], found["user-agent"], found["originator"]) == ("1", "mine/1", "me")
+
+
+@pytest.mark.row("A26", "D1")
+def test_a_key_shows_no_part_of_itself() -> None:
+    """Neither in its repr nor in its identity, which tells accounts apart and is equal for equal keys."""
+    one, other = ApiKey("sk-secret-1"), ApiKey("sk-secret-2")
+    assert "secret" not in f"{one!r}{one.identity}{CallableKey(lambda: 'sk-secret')!r}"
+    assert one.identity == ApiKey("sk-secret-1").identity != other.identity
+    for credential in (one, Token("t")):
+        held: Credential = credential
+        assert isinstance(held, Credential)
+    assert pickle.loads(pickle.dumps(one)).key() == "sk-secret-1"
+    rotating = CallableKey(iter(["one", "two"]).__next__)
+    before = rotating.identity
+    assert [rotating.key(), rotating.key()] == ["one", "two"] and rotating.identity == before
+
+
+def test_the_secrets_of_headers_are_their_credential_values() -> None:
+    """With the scheme and without; short values would replace half of every message, and are left."""
+    headers = {"Authorization": "Bearer sk-1234", "X-API-Key": "k-5678", "chatgpt-account-id": "acct", "X-Trace": "t-1111"}
+    assert secrets_of(headers) == ["Bearer sk-1234", "sk-1234", "k-5678", "acct"]
+    assert secrets_of({"authorization": "x y"}) == []
+    assert check_headers(headers, "headers") == headers
+
+
+def test_errors_of_a_credential_keep_their_kind(server: LocalServer) -> None:
+    """A PixirError of the credential's own goes through as it is, with the phase auth."""
+
+    def refuse() -> str:
+        raise PixirError("not today", code="shut")
+
+    with provider_for(server, api_key=refuse) as provider:
+        with pytest.raises(PixirError) as caught:
+            provider.complete("Hi")
+        assert (type(caught.value), caught.value.code, caught.value.phase) == (PixirError, "shut", "auth")

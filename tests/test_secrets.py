@@ -1,0 +1,211 @@
+"""Nothing secret is shown: the words below go in and come back, and are searched for in everything that a program may print."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from pixir_sync import Network, PixirError, Provider, ProviderError, Request, user
+from pixir_sync.protocol.result import Result
+from tests.support.events import Json, failed, function_call_response, text_response
+from tests.support.fake import answers, provider_for, refusing
+from tests.support.peer import Conn, ScriptedPeer
+
+KEY, TOKEN, ACCOUNT = "sk-" + "quagga" * 3, "tok-" + "okapi" * 3, "acct-" + "dugong" * 3
+PROMPT, ANSWER, PROXY = "prompt-" + "numbat" * 2, "answer-" + "bilby" * 2, "pw-" + "tapir" * 3
+WORDS = ("quagga", "okapi", "dugong", "numbat", "bilby", "tapir")
+
+
+class Account:
+    """A credential with a token and an account id."""
+
+    identity = "x"
+
+    def headers(self) -> Mapping[str, str]:
+        return {"Authorization": f"Bearer {TOKEN}", "chatgpt-account-id": ACCOUNT}
+
+
+class Everything(logging.Handler):
+    """Keeps every record, its arguments and its exception as text."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else ""
+        self.lines.append(f"{record.name} {record.getMessage()} {record.args!r} {error}")
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """All that is logged at DEBUG, by the libraries below, too."""
+    handler, root = Everything(), logging.getLogger()
+    names = ["pixir_sync", "urllib3", "urllib3.connectionpool", "requests", "sseclient", "asyncio"]
+    before = {name: logging.getLogger(name).level for name in ["root", *names]}
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    for name in names:
+        logging.getLogger(name).setLevel(logging.DEBUG)
+    yield handler.lines
+    root.removeHandler(handler)
+    for name, level in before.items():
+        logging.getLogger(name if name != "root" else None).setLevel(level)
+
+
+def clean(*shown: object) -> None:
+    """None of the words is in what is shown."""
+    text = "\n".join(map(str, shown))
+    for word in WORDS:
+        assert word not in text, f"{word} is in ...{text[max(0, text.index(word) - 200) : text.index(word) + 50]}"
+
+
+def shown_of(error: PixirError) -> list[object]:
+    """What a program prints of an error: all but the provider's own message and body."""
+    details = {name: value for name, value in error.details.items() if name != "body"}
+    return [repr(error), error.code, details, repr(error.partial), error.partial and error.partial.provider_metadata]
+
+
+def lost(conn: Conn) -> None:
+    conn.start_sse()
+    for event in text_response(ANSWER)[:5]:
+        conn.sse(event)
+    conn.cut()
+
+
+def malformed(conn: Conn) -> None:
+    conn.start_sse()
+    for event in text_response(ANSWER)[:5]:
+        conn.sse(event)
+    conn.write(f"event: response.odd\ndata: {{{ANSWER}\n\n{ANSWER}: {ANSWER}\n\nid: {ANSWER}\n\n".encode())
+    for event in text_response(ANSWER)[5:]:
+        conn.sse(event)
+    conn.finish()
+
+
+REQUEST: Json = {"system_prompt": PROMPT, "developer_context": PROMPT, "metadata": {"a": PROMPT}, "user": PROMPT,
+                 "tools": [{"name": "f", "description": PROMPT}], "extra_body": {"x": PROMPT}}  # fmt: skip
+
+
+@pytest.mark.row("A26")
+@pytest.mark.parametrize("option", [{"api_key": KEY}, {"credential": Account()}, {"api_key": lambda: KEY}],
+                         ids=["key", "account", "callable"])  # fmt: skip
+@pytest.mark.parametrize("step", [text_response(ANSWER), malformed, function_call_response("f", {"a": ANSWER})],
+                         ids=["text", "malformed", "call"])  # fmt: skip
+def test_a_call_that_succeeds_shows_nothing(log: list[str], option: Json, step: Any) -> None:
+    """Reprs of all that it made, the log, the statistics, the evidence."""
+    network = Network(trust_env=False, headers={"X-Api-Key": KEY})
+    with ScriptedPeer(answers(step)) as peer, provider_for(peer, network=network, **option) as provider:
+        stream = provider.stream([user(PROMPT)], headers={"X-Key": TOKEN}, session="s", **REQUEST)
+        before = repr(stream)
+        events = list(stream)
+        result = stream.result()
+        assert KEY.encode() in bytes(peer.connections[0].received) and PROMPT.encode() in peer.requests[0].body
+        clean(before, stream, repr(events), repr(result), result.provider_metadata, stream.metadata)
+        clean(repr(result.function_calls), provider, repr(provider.config), repr(vars(provider)), provider.stats())
+        clean(repr(network), repr(provider.config.credentials()), repr(Request(history=PROMPT, system_prompt=PROMPT)))
+    assert any(line.startswith("urllib3") for line in log), "the test listens"
+    clean(*log)
+
+
+def echo(secrets: tuple[str, ...]) -> Json:
+    """An error of a server that gives the credential back wherever it can."""
+    said = " ".join(secrets)
+    return {"error": {"message": f"bad key {said}, Bearer {said}", "code": secrets[0], "type": secrets[-1], "param": secrets[0]}}
+
+
+def step_of(name: str, secrets: tuple[str, ...]) -> Any:
+    said = " ".join(secrets)
+    return {
+        "lost": lost,
+        "401": refusing(401, echo(secrets)),
+        "400": refusing(400, echo(secrets)),
+        "500": refusing(500, f"<html>{said}</html>"),
+        "no stream": refusing(200, ANSWER),
+        "error": [*text_response(ANSWER)[:-1], {"type": "error", **echo(secrets)}],
+        "failed": [*text_response(ANSWER)[:-1], failed(secrets[0], said)],
+    }[name]
+
+
+@pytest.mark.row("A26")
+@pytest.mark.parametrize("secrets", [(KEY,), (TOKEN, ACCOUNT)], ids=["key", "account"])
+@pytest.mark.parametrize("name", ["lost", "401", "400", "500", "no stream", "error", "failed"])
+def test_a_call_that_fails_shows_nothing(log: list[str], secrets: tuple[str, ...], name: str) -> None:
+    """The error, its traceback, the log, the statistics; a server that echoes the credential is no exception."""
+    option = {"api_key": KEY} if secrets == (KEY,) else {"credential": Account()}
+    with ScriptedPeer(answers(step_of(name, secrets))) as peer, provider_for(peer, **option) as provider:
+        stream = provider.stream(PROMPT, **REQUEST)
+        with pytest.raises(PixirError) as caught:
+            stream.result()
+        error = caught.value
+        assert error.partial is not None and error.partial.text == (ANSWER if name in ("lost", "error", "failed") else "")
+        clean(*shown_of(error), error.message, error.to_dict(), error.__cause__, error.__context__)
+        clean("".join(traceback.format_exception(error)), stream, provider.stats())
+    clean(*log)
+
+
+@pytest.mark.row("A26")
+def test_a_message_that_quotes_the_request_stays_out_of_the_log(log: list[str]) -> None:
+    """The provider's words are in the message and the body, where they belong, and nowhere else."""
+    said = {"error": {"message": f"the word {PROMPT} is not allowed", "code": "bad_word"}}
+    with ScriptedPeer(answers(refusing(500, said))) as peer, provider_for(peer, api_key=KEY) as provider:
+        with pytest.raises(ProviderError, match=PROMPT) as caught:
+            provider.complete(PROMPT)
+        assert len(peer.requests) == 3, "the log had two retries to speak of"
+        clean(*shown_of(caught.value), provider.stats(), *log)
+
+
+@pytest.mark.row("A26")
+@pytest.mark.parametrize(
+    "wrong",
+    [{"request": [{"role": PROMPT, "content": PROMPT}]}, {"request": [PROMPT]}, {"metadata": {"a": PROMPT * 100}},
+     {"request": [{"type": "function_call", "call_id": PROMPT + "!"}]}, {"prompt_cache_key": PROMPT + " "},
+     {"temperature": PROMPT}, {"tool_choice": PROMPT}, {"conversation": {"x": PROMPT}}, {"headers": {"X-A": KEY + "\n"}},
+     {"service_tier": PROMPT}, {"previous_response_id": PROMPT + "\n"}, {"on_payload": PROMPT}, {"cancel": PROMPT},
+     {"session": {"x": PROMPT}}, {"timeouts": PROMPT}, {"timeouts": {"idle": PROMPT}}, {"extra_body": {"input": PROMPT}},
+     {"output_schema": {"name": PROMPT + "!", "schema": {}}}, {"hosted_tools": [{"type": "function", "x": PROMPT}]}],
+    ids=lambda wrong: next(iter(wrong)),
+)  # fmt: skip
+def test_a_refused_argument_is_not_quoted(wrong: Json) -> None:
+    """The message names the field and leaves out what stood in it."""
+    with Provider(model="m", api_key=KEY) as provider, pytest.raises(PixirError) as caught:
+        provider.stream(**{"request": PROMPT, **wrong})
+    clean(caught.value.message, caught.value.to_dict(), repr(caught.value), "".join(traceback.format_exception(caught.value)))
+
+
+@pytest.mark.row("A26")
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Provider(api_key=KEY + "\n"), lambda: Provider(base_url=f"https://user:{PROXY}@host/v1"),
+     lambda: Provider(network=Network(proxy=f"ftp://user:{PROXY}@host:1")),
+     lambda: Provider(network={"headers": {"X-Key": KEY + "\n"}}),
+     lambda: Provider(organization=ACCOUNT + "\n"), lambda: Provider(model="m", timeouts=KEY)],
+)  # fmt: skip
+def test_a_refused_option_is_not_quoted(make: Callable[[], object]) -> None:
+    """Neither keys nor the passwords of URLs come back in a message."""
+    with pytest.raises(PixirError) as caught:
+        make()
+    clean(caught.value.message, repr(caught.value), "".join(traceback.format_exception(caught.value)))
+
+
+@pytest.mark.row("A26")
+def test_an_unreachable_proxy_is_named_without_its_password(log: list[str]) -> None:
+    """A connection that fails through a proxy with a password shows neither it nor the key."""
+    network = Network(trust_env=False, proxy=f"http://user:{PROXY}@127.0.0.1:9")
+    with Provider(base_url="https://host.invalid/v1", model="m", api_key=KEY, network=network, retry=0) as provider:
+        with pytest.raises(PixirError) as caught:
+            provider.complete(PROMPT)
+        clean(*shown_of(caught.value), caught.value.message, repr(provider), repr(provider.config), *log)
+
+
+@pytest.mark.row("A26")
+def test_results_print_without_their_text() -> None:
+    """The repr of a result, of a call and of a usage; str is what prints the text."""
+    with ScriptedPeer(answers(text_response(ANSWER))) as peer, provider_for(peer) as provider:
+        result = provider.complete(PROMPT)
+    clean(repr(result), repr([result]), repr(Result(text=ANSWER)))
+    assert str(result) == ANSWER
