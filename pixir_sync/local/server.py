@@ -191,9 +191,11 @@ class _Running:
             return
         self._listening.set_result(listener.sockets[0].getsockname()[1])
         await self._stopping.wait()
-        listener.close()
-        for _ in range(3):  # what was accepted just now gets its transport: cancelled before that, its socket would stay open
+        for sock in listener.sockets:
+            self._loop.remove_reader(sock.fileno())  # nothing more is accepted
+        for _ in range(3):  # what was accepted just now gets its transport: a closed listener refuses it, and its socket stays open
             await asyncio.sleep(0)
+        listener.close()
         await front.stop()
 
     def stop(self) -> None:
