@@ -168,6 +168,11 @@ class ProviderConfig:
         return join(self.url, path)
 
     @property
+    def websocket_address(self) -> str:
+        """The URL of the WebSocket: the one given, else the HTTP one's with its scheme changed."""
+        return self.websocket_url or "ws" + self.address("/responses").removeprefix("http")
+
+    @property
     def chatgpt(self) -> bool:
         """Whether the endpoint is the ChatGPT backend."""
         return self.preset.chatgpt or "/backend-api/codex" in urlsplit(self.url).path
@@ -251,8 +256,6 @@ def _check(config: ProviderConfig) -> None:
 def _check_transport(transport: object) -> None:
     if isinstance(transport, str):
         choice("transport", transport, TRANSPORTS)
-        if transport == "websocket":
-            raise InvalidRequest("transport: 'websocket' does not exist in this version yet; use 'auto' or 'http_sse'")
     elif not callable(getattr(transport, "attempt", None)):
         raise InvalidRequest(f"transport must be one of {', '.join(TRANSPORTS)} or a Transport, not {type(transport).__name__}")
 

@@ -22,6 +22,7 @@ from pixir_sync.config import ProviderConfig
 from pixir_sync.credentials import Credential, check_headers, secrets_of
 from pixir_sync.hooks import HookEvent
 from pixir_sync.protocol.errors import NotAuthenticated, PixirError
+from pixir_sync.protocol.intake import Known
 from pixir_sync.protocol.request import Body, Request, build
 from pixir_sync.protocol.result import Evidence
 from pixir_sync.protocol.retry import RequestRate
@@ -121,7 +122,7 @@ class Engine:
         self.preference = preference
         self.stats = Stats()
         self.origins = Origins()
-        self.live: dict[int, CancelToken] = {}
+        self.live: dict[object, CancelToken] = {}
         self.closed = False
         self.chance: Callable[[], float] = random.random
         self.hooks: tuple[Any, ...] = tuple(config.hooks) if isinstance(config.hooks, (list, tuple)) else (config.hooks,)
@@ -129,8 +130,11 @@ class Engine:
         self._rate_lock = threading.Lock()
         self._rate = RequestRate(config.requests_per_minute) if config.requests_per_minute else None
 
-    def build(self, request: Request, *, quiet: bool = False) -> Body:
-        """The body of a request under this provider's defaults. ``quiet``: leave the warnings to a later build of the same."""
+    def build(self, request: Request, *, quiet: bool = False, known: Known = ()) -> Body:
+        """The body of a request under this provider's defaults.
+
+        ``quiet``: leave the warnings to a later build of the same. ``known``: the inputs that it may begin with.
+        """
         assert self.config.model is not None
         return build(
             request,
@@ -139,6 +143,7 @@ class Engine:
             chatgpt=self.config.chatgpt,
             reasons=catalog.reasons,
             warn=_nothing if quiet else log.warning,
+            known=known,
         )
 
     def authorize(self, secrets: list[str]) -> dict[str, str]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from pixir_sync.cancellation import CancelToken
 from pixir_sync.config import ProviderConfig, Timeouts, resolve, setting
@@ -15,13 +14,15 @@ from pixir_sync.engine import Engine
 from pixir_sync.protocol.checks import encoded
 from pixir_sync.protocol.checks import text as check_text
 from pixir_sync.protocol.codec import loads
-from pixir_sync.protocol.errors import InvalidRequest, InvalidResponse, ProviderClosed
+from pixir_sync.protocol.errors import InvalidRequest, ProviderClosed
 from pixir_sync.protocol.request import make_request
 from pixir_sync.protocol.result import Result
 from pixir_sync.stream import ResponseStream
 from pixir_sync.transports.base import Transport
 from pixir_sync.transports.http.transport import HttpTransport
+from pixir_sync.transports.ws.transport import WebSocketTransport
 from pixir_sync.turn import OnPayload, Turn
+from pixir_sync.warm_up import warm_up
 
 if TYPE_CHECKING:
     from pixir_sync.transports.http.rest import RestClient
@@ -30,14 +31,6 @@ __all__ = ["Provider"]
 
 _COMPACTED = ("model", "input", "instructions", "previous_response_id", "prompt_cache_key")
 _PAGE = 100  # the most that the API gives at once
-
-
-def _rows(answer: dict[str, Any]) -> list[dict[str, Any]]:
-    """The objects of a list that the server gave. Raises `InvalidResponse` for what is none."""
-    rows = answer.get("data")
-    if not isinstance(rows, list):
-        raise InvalidResponse("the server answered with something that is no list", request_sent=True)
-    return [row for row in rows if isinstance(row, dict)]
 
 
 class Provider:
@@ -53,9 +46,10 @@ class Provider:
         endpoint: the name of a preset (``openai``, ``chatgpt``, ``xai``, ``vercel``). base_url: default
             ``https://api.openai.com/v1``; plain http goes to this machine only. websocket_url: where it differs.
         organization, project, originator: sent as headers.
-        transport: ``"auto"``, ``"http_sse"`` (alias ``"sse"``) or a `Transport`. This version speaks HTTP/SSE only: ``"auto"``
-            means that, and ``"websocket"`` is refused.
-        continuation: ``"auto"``, ``"exact"`` or ``"off"``; without effect over HTTP, which always sends the whole input.
+        transport: ``"auto"`` (WebSocket, and HTTP where that cannot be had), ``"websocket"``, ``"http_sse"`` (alias ``"sse"``), or
+            a `Transport`.
+        continuation: when a turn sends only what is new: ``"auto"``, ``"exact"`` (no other field changed) or ``"off"``; over HTTP
+            the whole input is sent always.
         timeouts: `Timeouts`, or one number: the idle limit in seconds. retry: `RetryPolicy`, or one number: the retries.
         keepalive, pool, network: `Keepalive`, `PoolOptions`, `Network`.
         requests_per_minute: a limit that all threads share. Default: none.
@@ -82,9 +76,13 @@ class Provider:
             transports: dict[str, Transport] = {config.transport.name: config.transport}
             preference = config.transport.name
         else:
-            transports = {"http_sse": self._http}
             preference = "http_sse" if config.transport == "sse" else config.transport
+            transports = {"http_sse": self._http} if preference == "http_sse" else {"websocket": WebSocketTransport(config)}
+            if preference == "auto":
+                transports["http_sse"] = self._http
         self._engine = Engine(config, credential, transports, preference)
+        found = transports.get("websocket")
+        self._websocket = found if isinstance(found, WebSocketTransport) else None
 
     @property
     def config(self) -> ProviderConfig:
@@ -122,10 +120,11 @@ class Provider:
         """
         engine = self._open()
         made = make_request(request, fields)
-        engine.build(made, quiet=True)
         for name, value in (("session", session), ("scope", scope)):
             if value is not None:
                 check_text(name, value)
+        known = engine.transports[engine.order[0]].known(session, scope)
+        engine.build(made, quiet=True, known=known)
         if cancel is not None and not isinstance(cancel, CancelToken):
             raise InvalidRequest(f"cancel must be a CancelToken, not {type(cancel).__name__}")
         if on_payload is not None and not callable(on_payload):
@@ -148,16 +147,15 @@ class Provider:
             return stream.result()
 
     def warm_up(self, request: Any, *, session: str, scope: str | None = None) -> bool:
-        """Prepare the session's connection for a request; whether that was done.
+        """Open the session's connection and prepare a request on it, without an answer; whether that was done.
 
-        Over HTTP there is no connection to prepare, and it is false. Raises `InvalidRequest` for a wrong request, and never
-        for the network.
+        Takes 8 s at most. Raises `InvalidRequest` for a wrong request, and never for the network; over HTTP there is nothing to
+        prepare, and it is false. The next turn may continue from it.
         """
-        check_text("session", session)
-        if scope is not None:
-            check_text("scope", scope)
-        self._open().build(make_request(request, {}), quiet=True)
-        return False
+        self._check_session(session, scope)
+        engine, made = self._open(), make_request(request, {})
+        engine.build(made, quiet=True)
+        return self._websocket is not None and warm_up(engine, self._websocket, made, session, scope)
 
     def probe(self) -> str:
         """Make a tiny call; the id of the model that answered. Raises what the call raises."""
@@ -193,22 +191,13 @@ class Provider:
 
     def input_items(self, id: str) -> list[dict[str, Any]]:
         """All the input items of a stored response, oldest first. The server gives them page by page."""
-        path = self._rest().response_path(id, "/input_items")
-        found: list[dict[str, Any]] = []
-        last = ""
-        while True:
-            answer = self._rest().get(f"{path}?order=asc&limit={_PAGE}{last}", self._token)
-            rows = _rows(answer)
-            found += rows
-            if not rows or answer.get("has_more") is not True or not isinstance(rows[-1].get("id"), str):
-                return found
-            last = f"&after={quote(rows[-1]['id'], safe='')}"
+        return self._rest().rows(self._rest().response_path(id, f"/input_items?order=asc&limit={_PAGE}"), self._token)
 
     # The catalogue.
 
     def models(self) -> list[str]:
         """The ids of the models that the server offers. Raises `PixirError`."""
-        rows = _rows(self._rest().get("/models", self._token))
+        rows = self._rest().rows("/models", self._token)
         return [row["id"] for row in rows if isinstance(row.get("id"), str)]
 
     def default_model(self) -> str:
@@ -225,11 +214,13 @@ class Provider:
     def has_session(self, session: str, scope: str | None = None) -> bool:
         """Whether a connection is kept for this session; never over HTTP."""
         self._check_session(session, scope)
-        return False
+        return self._websocket is not None and self._websocket.has_session(session, scope)
 
     def release(self, session: str, scope: str | None = None) -> None:
-        """Let go of a session's connection, if there is one."""
+        """Close a session's connection, if there is one; where a turn runs on it, after that turn."""
         self._check_session(session, scope)
+        if self._websocket is not None:
+            self._websocket.release(session, scope)
 
     def close(self) -> None:
         """End the streams that run (with `ProviderClosed`) and close every connection. Idempotent; from any thread."""
@@ -248,7 +239,11 @@ class Provider:
         """Counters since the provider was made: connections, turns, replays by reason, fallbacks, errors, bytes sent."""
         assert self._engine is not None
         found = self._engine.stats.snapshot()
-        found["connections"]["live"] = len(self._engine.live)  # over HTTP every call that runs holds one
+        found["connections"]["live"] = self._http.live
+        if self._websocket is not None:
+            of_websocket = self._websocket.stats()
+            found["connections"]["live"] += of_websocket.pop("live")
+            found["websocket"] = of_websocket
         return found
 
     def __enter__(self) -> Provider:

@@ -25,12 +25,12 @@ from pixir_sync.hooks import HookEvent
 from pixir_sync.protocol import outcome
 from pixir_sync.protocol.assembly import HANDLERS, ResultAssembler
 from pixir_sync.protocol.classify import from_event
-from pixir_sync.protocol.compare import snapshot
+from pixir_sync.protocol.compare import copied
 from pixir_sync.protocol.errors import Cancelled, ConnectionLost, InvalidRequest, PixirError, ProviderClosed, TotalTimeout
 from pixir_sync.protocol.events import IGNORED, Event, Terminal, is_output, is_terminal
-from pixir_sync.protocol.request import Request
+from pixir_sync.protocol.request import Body, Request
 from pixir_sync.protocol.result import Evidence, Result
-from pixir_sync.protocol.turn import Action, Decision, Situation, decide
+from pixir_sync.protocol.turn import GATED, Action, Decision, Situation, decide
 from pixir_sync.transports.base import Call
 
 __all__ = ["OnPayload", "Turn"]
@@ -39,6 +39,8 @@ OnPayload = Callable[[dict[str, Any]], Mapping[str, Any] | None]
 
 _numbers = count()
 _DELIVERED = ("completed", "incomplete")
+_REMEMBERED = 600.0
+"""How long it is remembered that a server has no WebSocket, in seconds."""
 
 
 def _nothing(assembler: ResultAssembler, data: dict[str, Any]) -> None:
@@ -46,14 +48,6 @@ def _nothing(assembler: ResultAssembler, data: dict[str, Any]) -> None:
 
 
 _PLAIN = (Event, _nothing)
-
-
-def _copy(payload: Any) -> Any:
-    """Every container of a payload copied. Raises `InvalidRequest` for one that contains itself."""
-    try:
-        return snapshot([payload])[0]
-    except RecursionError:
-        raise InvalidRequest("the request is nested too deeply, or contains itself") from None
 
 
 class Turn:
@@ -108,7 +102,7 @@ class Turn:
                     return result
                 except PixirError as error:
                     decision = self._next_step(self._enriched(error))
-                self._carry_out(decision)
+                self._carry_out(decision, call)
         except PixirError as error:
             self.outcome = self._enriched(error)
             self._report()
@@ -129,12 +123,7 @@ class Turn:
             raise ProviderClosed("the provider is closed")
         self._check_cancel()
         self.engine.stats.fold()
-        body = self.engine.build(self._request)
-        payload = _copy(body.payload)  # of the tools and other fields, too: they are the caller's objects
-        if self._on_payload is not None:
-            changed = self._on_payload(payload)
-            payload = payload if changed is None else _copy(changed)
-        body = body.replaced(payload)
+        body = self._snapshot()
         self._model = body.fields["model"]
         self._parse = body.parse
         self._situation.stores, self._situation.caller_managed = body.stores, body.caller_managed
@@ -142,9 +131,27 @@ class Turn:
         call = Call(
             body=body, timeouts=self._timeouts, deadline=self._deadline, cancel=self.token, evidence=self.evidence,
             authorize=dict, origin_of=self.engine.origins, headers=self._headers, session=self._session, scope=self._scope,
+            identity=lambda: self.engine.credential.identity,
         )  # fmt: skip
-        call.full_input()  # what a server would refuse is said before any network
+        if not body.settled:
+            call.full_input()  # what a server would refuse is said before any network
+        elif not body.caller_managed:
+            body.for_wire(body.items[body.settled :], self.engine.origins)
         return call
+
+    def _snapshot(self) -> Body:
+        """The request as it is now, and as ``on_payload`` wants it."""
+        known = self._transport.known(self._session, self._scope) if self._on_payload is None else ()
+        body = self.engine.build(self._request, known=known)
+        try:
+            body = body.frozen()  # of the tools and other fields, too: they are the caller's objects
+            if self._on_payload is None:
+                return body
+            payload = body.payload
+            changed = self._on_payload(payload)
+            return body.replaced(payload if changed is None else copied(changed))
+        except RecursionError:
+            raise InvalidRequest("the request is nested too deeply, or contains itself") from None
 
     def _attempt(self, call: Call) -> Iterator[Event]:
         """Make one attempt and yield its events; ends after the terminal one, which it raises if it is an error."""
@@ -152,7 +159,7 @@ class Turn:
         self.evidence.next_attempt()
         self._sleep(self.engine.wait_for_rate())
         call.authorize = partial(self.engine.authorize, call.secrets)
-        call.output_items = assembler.output_items
+        call.assembler = assembler
         self._tell("attempt")
         batches = self._transport.attempt(call)
         try:
@@ -171,11 +178,14 @@ class Turn:
         if self._failed(assembler):
             raise from_event(assembler.terminal, secrets=call.secrets, now=time.time())
 
-    def _events(self, batch: list[dict[str, Any]], assembler: ResultAssembler, call: Call) -> Iterator[Event]:
+    def _events(self, batch: list[Any], assembler: ResultAssembler, call: Call) -> Iterator[Event]:
         """The path of each event: no lock, no log call, no copy."""
         token, look_up = self.token, HANDLERS.get
         for at, data in enumerate(batch):
-            kind = data.get("type")
+            try:
+                kind = data["type"]
+            except (TypeError, KeyError):
+                kind = None
             if type(kind) is not str:
                 call.evidence.malformed_events += 1
                 continue
@@ -212,6 +222,8 @@ class Turn:
         now.any_event, now.output = assembler.events > 0, assembler.output_seen
         now.created = now.created or bool(assembler.response)
         decision = decide(error, now, self.engine.chance())
+        if error.code in GATED:
+            self.evidence.attempts -= 1  # nothing was tried
         delivered = assembler.terminal is not None and not self._failed(assembler)
         if decision.action is Action.RAISE or self.token.cancelled or delivered:
             raise error
@@ -221,11 +233,15 @@ class Turn:
         log.info("attempt %d failed with %s (%s), next: %s", attempt, error.kind, error.status, following)
         return decision
 
-    def _carry_out(self, decision: Decision) -> None:
+    def _carry_out(self, decision: Decision, call: Call) -> None:
         stats = self.engine.stats
+        call.fresh = decision.action is Action.FULL_FRESH_SOCKET
         if decision.action is Action.HTTP:
+            if decision.remember:
+                self._transport.avoid(_REMEMBERED)
             self._transport = self.engine.transports["http_sse"]
             self.evidence.fallback_reason = decision.reason
+            self.evidence.continuation_reset_reason = None
             stats.note(f"fallbacks.{decision.reason}")
             self._tell("fallback", decision.reason)
             return

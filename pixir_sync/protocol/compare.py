@@ -14,7 +14,7 @@ from typing import Any
 
 from pixir_sync.protocol.codec import CodecError, loads
 
-__all__ = ["same_item", "snapshot"]
+__all__ = ["copied", "same_item", "snapshot"]
 
 # What is ignored of an item, and what of whatever is inside it: an id in there may be part of what is said.
 _IGNORED = frozenset({"id", "status", "annotations", "logprobs", "metadata"})
@@ -28,15 +28,16 @@ _BY_ID = ("_call", "compaction", "item_reference", "mcp_list_tools", "mcp_approv
 
 def snapshot(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The items with every container copied. Raises RecursionError for one that contains itself."""
-    return [_copied(item) for item in items]
+    return [copied(item) for item in items]
 
 
-def _copied(value: Any) -> Any:
+def copied(value: Any) -> Any:
+    """A value with every container copied and every leaf shared. Raises RecursionError for one that contains itself."""
     if isinstance(value, dict):
-        return {key: inner if type(inner) is str else _copied(inner) for key, inner in value.items()}
+        return {key: inner if type(inner) is str else copied(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_copied(inner) for inner in value]
-    return value if isinstance(value, str) or not isinstance(value, Mapping) else _copied(dict(value))
+        return [copied(inner) for inner in value]
+    return value if isinstance(value, str) or not isinstance(value, Mapping) else copied(dict(value))
 
 
 def same_item(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

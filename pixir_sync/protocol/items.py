@@ -138,8 +138,8 @@ def _media_type(data: bytes) -> str:
 # Checking a history.
 
 
-def check_history(history: Any) -> list[_Item]:
-    """The history as a list of items, the items themselves. A string is one user message.
+def check_history(history: Any, start: int = 0) -> list[_Item]:
+    """The history as a list of items, the items themselves. A string is one user message. ``start``: the place of the first one.
 
     Raises `InvalidRequest` that names the item and the field: ``history[3].call_id``.
     """
@@ -153,7 +153,7 @@ def check_history(history: Any) -> list[_Item]:
         raise InvalidRequest("history must be a list of items, not one item: put it into a list")
     if not isinstance(history, (list, tuple)):
         raise InvalidRequest(f"history must be a string or a list of items, not {type(history).__name__}")
-    for at, item in enumerate(history):
+    for at, item in enumerate(history, start):
         if not isinstance(item, dict):
             raise InvalidRequest(f"history[{at}] must be an item (a dict), not {type(item).__name__}{_hint(item)}")
         kind = item.get("type", "message")

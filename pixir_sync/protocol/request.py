@@ -17,8 +17,10 @@ from typing import Any
 
 from pixir_sync.protocol import checks
 from pixir_sync.protocol.checks import RESERVED
+from pixir_sync.protocol.compare import snapshot
 from pixir_sync.protocol.errors import InvalidRequest
-from pixir_sync.protocol.items import check_history, developer, for_full_input, repair
+from pixir_sync.protocol.intake import Known, take_in
+from pixir_sync.protocol.items import check_history, for_full_input
 from pixir_sync.protocol.result import JsonData
 from pixir_sync.protocol.schema import check_tools, output_format
 
@@ -162,6 +164,7 @@ class Body:
         fields: everything but the input. items: the input as the caller gave it, repaired; what continuation compares.
         parse: makes ``result.parsed`` of the answer's JSON, or None.
         stores: whether a second run would have effects of its own (``store: true``, hosted tools).
+        settled: how many of the items, from the first on, are a baseline's own snapshots: known to be right, never changed.
     """
 
     fields: dict[str, Any]
@@ -169,6 +172,7 @@ class Body:
     parse: Callable[[Any], Any] | None
     stores: bool
     caller_managed: bool
+    settled: int = 0
 
     @property
     def payload(self) -> dict[str, Any]:
@@ -177,11 +181,16 @@ class Body:
 
     def full(self, origin_of: Callable[[str], str | None]) -> dict[str, Any]:
         """The body with the whole input, as the server accepts it. Raises `InvalidRequest` for what it would refuse."""
-        if self.caller_managed:
-            return self.payload
-        store = bool(self.fields.get("store"))
-        items = for_full_input(self.items, store=store, model=self.fields["model"], origin_of=origin_of)
-        return self.fields | {"input": items}
+        return self.payload if self.caller_managed else self.fields | {"input": self.for_wire(self.items, origin_of)}
+
+    def for_wire(self, items: list[dict[str, Any]], origin_of: Callable[[str], str | None]) -> list[dict[str, Any]]:
+        """Some of the items as the server accepts them. Raises `InvalidRequest` for what it would refuse."""
+        return for_full_input(items, store=bool(self.fields.get("store")), model=self.fields["model"], origin_of=origin_of)
+
+    def frozen(self) -> Body:
+        """The body as it is now, whatever the caller does to its objects. Raises RecursionError for what contains itself."""
+        items = self.items[: self.settled] + snapshot(self.items[self.settled :])
+        return replace(self, fields=snapshot([self.fields])[0], items=items)
 
     def replaced(self, payload: Any) -> Body:
         """The body after ``on_payload`` changed or replaced the payload. Raises `InvalidRequest` where it is none any more."""
@@ -194,7 +203,7 @@ class Body:
             if name in rest:
                 raise InvalidRequest(f"on_payload: {name} is set by the library, leave it out")
         managed = rest.get("previous_response_id") is not None or rest.get("conversation") is not None
-        return replace(self, fields=rest, items=items, caller_managed=managed, stores=_stores(rest))
+        return replace(self, fields=rest, items=items, caller_managed=managed, stores=_stores(rest), settled=0)
 
 
 def build(
@@ -205,6 +214,7 @@ def build(
     chatgpt: bool,
     reasons: Callable[[str], bool],
     warn: Callable[[str], None],
+    known: Known = (),
 ) -> Body:
     """The body of a request. Raises `InvalidRequest` that names the field.
 
@@ -212,6 +222,7 @@ def build(
         model, store: the provider's defaults. chatgpt: the endpoint is the ChatGPT backend, which has rules of its own.
         reasons: whether a model reasons, so that its encrypted reasoning can be asked for.
         warn: told, without any content, what the repair of the history left out.
+        known: the inputs that connections hold and that the history may begin with.
     """
     checks.check(request)
     request = _lifted(request)
@@ -219,12 +230,7 @@ def build(
     if chatgpt and store:
         raise InvalidRequest("store: the ChatGPT backend keeps no responses, store must be false")
     managed = request.caller_managed
-    items = check_history(request.history)
-    if not managed:
-        items = repair(items, warn=warn)
-    context = (request.developer_context or "").strip()
-    if context:
-        items = [developer(context), *items]
+    items, settled = take_in(request.history, (request.developer_context or "").strip(), known, managed=managed, warn=warn)
     if not items and not (managed and request.conversation is not None):
         raise InvalidRequest("history is empty: there is nothing to answer")
     body: dict[str, Any] = {"model": request.model or model}
@@ -237,7 +243,7 @@ def build(
     _extra(body, request.extra_body or {})
     if chatgpt:
         body.pop("prompt_cache_retention", None)
-    return Body(body, items, parse, stores=_stores(body), caller_managed=managed)
+    return Body(body, items, parse, stores=_stores(body), caller_managed=managed, settled=settled)
 
 
 def _lifted(request: Request) -> Request:

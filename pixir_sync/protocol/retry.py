@@ -178,5 +178,10 @@ class Breaker:
         self.failures += 1
         self.open_until, self.probing = now + pause, False
 
+    def withdrawn(self, now: float) -> None:
+        """The probe was given up without an answer (its caller was cancelled): the next one may try."""
+        if self.probing:
+            self.open_until, self.probing = now, False
+
     def __repr__(self) -> str:
         return f"<Breaker failures={self.failures} probing={self.probing}>"

@@ -35,6 +35,10 @@ NO_WEBSOCKET = frozenset({404, 405, 426, 501})
 """Statuses of an upgrade that say: there is no WebSocket here. Remembered for ten minutes."""
 
 
+GATED = frozenset({"breaker_open", "websocket_unsupported"})
+"""Codes that say: nothing was tried, because it failed lately."""
+
+
 class Action(Enum):
     """What the turn engine does next."""
 
@@ -104,9 +108,10 @@ def decide(error: PixirError, now: Situation, chance: float) -> Decision:
         return _RAISE
     if isinstance(error, DeadlineExceeded) and not isinstance(error, ConnectTimeout):
         return _RAISE  # a ten-minute think is not paid for twice
-    if isinstance(error, (NotAuthenticated, ProviderError)):
+    at_upgrade = error.phase == "connect" and now.transport == "websocket" and error.status not in (None, 401, 403, 429)
+    if isinstance(error, (NotAuthenticated, ProviderError)) and not at_upgrade:
         return _provider(error, now, chance)
-    if isinstance(error, (ConnectFailed, ConnectTimeout, HandshakeRefused)):
+    if at_upgrade or isinstance(error, (ConnectFailed, ConnectTimeout, HandshakeRefused)):
         return _not_connected(error, now, chance)
     if isinstance(error, FrameTooLarge):
         return _too_large(now)
@@ -159,6 +164,8 @@ def _refresh(now: Situation) -> Decision:
 def _not_connected(error: PixirError, now: Situation, chance: float) -> Decision:
     if error.details.get("certificate"):
         return _RAISE
+    if error.code in GATED:
+        return Decision(Action.HTTP, str(error.code))
     if isinstance(error, HandshakeRefused) and error.status in NO_WEBSOCKET:
         falls_back = now.transport == "websocket" and now.preference == "auto"
         return Decision(Action.HTTP, "websocket_unsupported", remember=True) if falls_back else _RAISE

@@ -11,13 +11,14 @@ Rules kept here:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from pixir_sync.cancellation import CancelToken
 from pixir_sync.config import Timeouts
 from pixir_sync.deadline import Deadline
+from pixir_sync.protocol.assembly import ResultAssembler
 from pixir_sync.protocol.request import Body
 from pixir_sync.protocol.result import Evidence
 
@@ -33,7 +34,9 @@ class Call:
         headers: the caller's own headers for this call. authorize: gives the credential's headers; called once per attempt.
         timeouts, deadline: the limits; `deadline` is the one for the whole call.
         cancel: ends every wait. evidence: filled in by the attempt.
-        session, scope: whose connection it may use. output_items: the server's items so far, for the baseline.
+        identity: the credential's; whose connections it may use. session, scope: likewise.
+        fresh: use no connection that stood before. preferred: the connection of the last attempt, for the next one.
+        assembler: what the attempt's events made so far; the turn engine feeds it between two batches.
         secrets: credential values of the attempt, to be replaced in what a server says.
     """
 
@@ -47,7 +50,10 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     session: str | None = None
     scope: str | None = None
-    output_items: Callable[[], list[dict[str, Any]]] = list
+    identity: Callable[[], str] = str
+    fresh: bool = False
+    preferred: object | None = None
+    assembler: ResultAssembler = field(default_factory=ResultAssembler)
     secrets: list[str] = field(default_factory=list)
     _full: dict[str, Any] | None = None
 
@@ -67,12 +73,19 @@ class Transport(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def attempt(self, call: Call) -> Iterator[list[dict[str, Any]]]:
-        """Make one attempt: yield batches of event objects, up to and including the terminal one.
+    def attempt(self, call: Call) -> Iterator[list[Any]]:
+        """Make one attempt: yield batches of what the server sent, JSON values, up to and including the terminal event.
 
         Nothing is opened before the first ``next``. Closing the iterator early abandons the attempt: it must then let go of its
         connection without taking a lock, because that may happen in the garbage collector.
         """
+
+    def known(self, session: str | None, scope: str | None) -> Sequence[Sequence[dict[str, Any]]]:
+        """The inputs that this transport's connections hold and that a coming call may begin with; may be stale."""
+        return ()
+
+    def avoid(self, seconds: float) -> None:  # noqa: B027 - for one that the server may not offer
+        """The server said that it does not offer this way: open nothing for so long."""
 
     def preview(self, body: dict[str, Any]) -> dict[str, Any]:
         """The body as this transport sends it: with the fields of its envelope."""

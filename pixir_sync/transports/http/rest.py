@@ -50,6 +50,21 @@ class RestClient:
     def delete(self, path: str, cancel: CancelToken) -> dict[str, Any]:
         return self._call("DELETE", path, None, cancel)
 
+    def rows(self, path: str, cancel: CancelToken) -> list[dict[str, Any]]:
+        """The objects of a list that the server gives page by page. Raises `InvalidResponse` for what is no list."""
+        found: list[dict[str, Any]] = []
+        query = ""
+        while True:
+            answer = self.get(path + query, cancel)
+            rows = answer.get("data")
+            if not isinstance(rows, list):
+                raise InvalidResponse("the server answered with something that is no list", request_sent=True)
+            found += [row for row in rows if isinstance(row, dict)]
+            last = found[-1].get("id") if found and rows else None
+            if answer.get("has_more") is not True or not isinstance(last, str):
+                return found
+            query = f"{'&' if '?' in path else '?'}after={quote(last, safe='')}"
+
     @staticmethod
     def response_path(response_id: str, suffix: str = "") -> str:
         """The path of a stored response. Raises `InvalidRequest` for what is no id."""

@@ -33,6 +33,12 @@ class HttpTransport(Transport):
     def __init__(self, config: ProviderConfig) -> None:
         self._config = config
         self._session: HttpSession | None = None
+        self._running: dict[object, None] = {}
+
+    @property
+    def live(self) -> int:
+        """How many calls run: each holds a connection."""
+        return len(self._running)
 
     @property
     def session(self) -> HttpSession:
@@ -55,6 +61,13 @@ class HttpTransport(Transport):
 
         guard = Guard(call.timeouts, call.deadline, call.cancel)
         began = time.monotonic()
+        self._running[guard] = None
+        try:
+            yield from self._exchange(call, guard, began)
+        finally:
+            self._running.pop(guard, None)
+
+    def _exchange(self, call: Call, guard: Guard, began: float) -> Iterator[list[dict[str, Any]]]:
         response = self._open(call, guard)
         finished = False
         try:

@@ -1,0 +1,1 @@
+"""The WebSocket side: connections that stay open, and one attempt over one of them."""

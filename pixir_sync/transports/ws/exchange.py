@@ -1,0 +1,278 @@
+"""`Exchange`: one request on one connection: what to send, the events of its answer, and what the connection holds after it.
+
+Rules kept here:
+
+* The baseline leaves the connection when the request is sent, and a new one comes only with a completed response. So every other
+  end, whatever it is, leaves none.
+* What is sent is decided before anything is opened: a request that is too large for a frame costs no connection.
+* `abandon` runs in finalisers: it takes no lock.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+from typing import Any, cast
+
+from pixir_sync.cancellation import cancelled
+from pixir_sync.config import ProviderConfig
+from pixir_sync.deadline import Deadline
+from pixir_sync.protocol.checks import encoded
+from pixir_sync.protocol.classify import from_event
+from pixir_sync.protocol.codec import CodecError, dumps, loads
+from pixir_sync.protocol.continuation import Delta, Draft, Full, Mode, plan
+from pixir_sync.protocol.errors import (
+    ConnectionLost,
+    DeadlineExceeded,
+    FirstEventTimeout,
+    FrameTooLarge,
+    IdleTimeout,
+    InvalidResponse,
+    Phase,
+    PixirError,
+    TotalTimeout,
+    WriteTimeout,
+)
+from pixir_sync.protocol.events import IGNORED
+from pixir_sync.protocol.frames import TEXT, FrameError, check_text, frame
+from pixir_sync.transports.base import Call
+from pixir_sync.transports.ws.connection import Connection, Sent
+from pixir_sync.transports.ws.death import retired
+from pixir_sync.transports.ws.lanes import Lane
+from pixir_sync.transports.ws.routing import AGE_LIMIT, response_id
+
+__all__ = ["FRAME_LIMIT", "Exchange"]
+
+FRAME_LIMIT = 16_000_000
+"""The largest message sent, in bytes; a larger one goes over HTTP."""
+
+_NOT_FOUND = "previous_response_not_found"
+
+
+class Exchange:
+    """One attempt. Not for several threads at once, but for `abandon`.
+
+    Attributes:
+        connection: None before `run_on`. completed: whether the answer ended as completed and what it left was committed.
+    """
+
+    def __init__(self, call: Call, config: ProviderConfig, held: Connection | None, reset: str | None) -> None:
+        self.call = call
+        self._retained_limit = config.pool.max_retained_bytes
+        self.connection: Connection | None = None
+        self.phase: Phase = "connect"
+        self.lane = Lane()
+        self._began = time.monotonic()
+        self._link: int | None = None
+        self._limit = Deadline(None)
+        self._first = True
+        self._choose(cast(Mode, config.continuation), held, reset)
+
+    # What to send.
+
+    def _choose(self, mode: Mode, held: Connection | None, reset: str | None) -> None:
+        call, body, evidence = self.call, self.call.body, self.call.evidence
+        baseline = held.baseline if held is not None else None
+        chosen = plan(body.fields, body.items, baseline, mode, require_reasoning=call.session is None)
+        data = b""
+        if isinstance(chosen, Delta):
+            items = body.for_wire(chosen.input, call.origin_of)
+            if items:
+                data = self._encoded(body.fields, items, chosen.previous_response_id)
+                evidence.continuation_attempted = evidence.used_previous_response_id = True
+                evidence.websocket_stored_previous_response_id = chosen.previous_response_id
+                evidence.continuation_reset_reason = None
+            else:
+                chosen = Full("empty_delta")  # nothing of it may travel
+        if isinstance(chosen, Full):
+            reason: str = chosen.reason
+            if reason == "no_previous_response":
+                reason = (held.reset_reason if held is not None else None) or reset or reason
+            evidence.continuation_reset_reason = evidence.continuation_reset_reason or reason
+            whole = call.full_input()
+            items = whole["input"]
+            data = self._encoded(whole, items, None)
+        evidence.input_items_sent, evidence.input_items_total = len(items), len(body.items)
+        if len(data) > FRAME_LIMIT:
+            raise FrameTooLarge(f"the request has {len(data)} bytes, a WebSocket message may have {FRAME_LIMIT}", phase="send")
+        self._data = data
+        self._draft = None
+        if mode != "off" and not body.caller_managed:
+            self._draft = Draft(body.fields, body.items, baseline, chosen)
+        self._size = len(data) + (held.retained if held is not None and isinstance(chosen, Delta) else 0)
+
+    @staticmethod
+    def _encoded(fields: dict[str, Any], items: list[dict[str, Any]], previous: str | None) -> bytes:
+        body = {"type": "response.create", **fields, "input": items}
+        return encoded(body if previous is None else {**body, "previous_response_id": previous})
+
+    # Sending, and the events.
+
+    def run_on(self, connection: Connection) -> None:
+        """Send the request on this connection. Raises `PixirError`."""
+        call, lane = self.call, self.lane
+        self.connection = call.preferred = connection
+        self._link = call.cancel.register(partial(connection.stop, lane))
+        if not connection.begin(lane, call.deadline):
+            raise self._stopped(TotalTimeout)
+        self.phase = "send"
+        connection.baseline = connection.reset_reason = None
+        data = frame(TEXT, self._data, os.urandom(4))
+        try:
+            how = connection.send(lane, data, call.timeouts.write, call.deadline)
+        finally:
+            call.evidence.bytes_sent += lane.sent
+        if how in (Sent.STOPPED, Sent.STALLED):
+            if connection.death is not None and not lane.stopped:
+                raise self._lost()
+            raise self._stopped(WriteTimeout)
+        self.phase = "first_event"
+        first = call.timeouts.first_event
+        self._limit = call.deadline.sooner(call.timeouts.idle if first is None else first)
+
+    def receive(self) -> list[Any]:
+        """The next events; may be none. Blocks. Raises `PixirError`."""
+        connection = self.connection
+        assert connection is not None
+        try:
+            batch = connection.receive(self.lane, self._limit)
+        except ConnectionLost as error:
+            raise self._placed(cancelled(self.call.cancel) if self.call.cancel.cancelled else error) from None
+        except PixirError as error:
+            raise self._placed(error) from None
+        if batch is None:
+            raise self._stopped(FirstEventTimeout if self.phase == "first_event" else IdleTimeout)
+        return self._events(batch)
+
+    def _events(self, batch: list[Any]) -> list[Any]:
+        """The objects of a batch of messages. What is none is counted; what is not UTF-8 ends the connection."""
+        try:
+            events = list(map(loads, batch))
+        except CodecError:
+            events = self._readable(batch)
+        if self._first:
+            events = self._of_this_response(events)
+            if events:
+                self._first = False
+                self.call.evidence.first_event_ms = (time.monotonic() - self._began) * 1000
+        return events
+
+    def _readable(self, batch: list[bytes]) -> list[Any]:
+        events: list[Any] = []
+        for message in batch:
+            try:
+                events.append(loads(message))
+            except CodecError:
+                try:
+                    check_text(message)
+                except FrameError:
+                    raise self._placed(InvalidResponse("the server sent text that is not UTF-8")) from None
+                self.call.evidence.malformed_events += 1
+        return events
+
+    def _of_this_response(self, events: list[Any]) -> list[Any]:
+        """Before the first event: what still comes of the last response is nobody's."""
+        last = self.connection.response_id if self.connection is not None else None
+        if last is None:
+            return events
+        return [data for data in events if not isinstance(data, dict) or response_id(data) != last]
+
+    def expect_next(self, events: list[Any]) -> None:
+        """The consumer asks for more: the wait for the next event begins. What is no event of the response is no progress."""
+        for data in events:
+            if not isinstance(data, dict) or data.get("type") not in IGNORED:
+                self.phase = "stream"
+                self._limit = self.call.deadline.sooner(self.call.timeouts.idle)
+                return
+
+    # The end.
+
+    def finish(self) -> bool:
+        """The terminal event was read: what the connection holds now; whether it can serve again. Takes no lock."""
+        connection, assembler = self.connection, self.call.assembler
+        assert connection is not None
+        self._let_go()
+        connection.end(self.lane)
+        connection.response_id = assembler.response_id or connection.response_id
+        if assembler.status == "completed" and assembler.response_id is not None:
+            self._commit(connection, assembler.response_id)
+            return True
+        connection.reset_reason = "response_failed"
+        if assembler.terminal is not None and assembler.terminal["type"] in ("error", "response.failed"):
+            code = from_event(assembler.terminal).code
+            if code == _NOT_FOUND:
+                connection.reset_reason = _NOT_FOUND
+            elif code == AGE_LIMIT:
+                connection.reset_reason = "max_lifetime"
+                return False
+        return True
+
+    def _commit(self, connection: Connection, found: str) -> None:
+        self.call.evidence.websocket_captured_response_id = found
+        if self._draft is None:
+            return
+        output = self.call.assembler.output_items()
+        size = self._size + len(dumps(output))
+        if size > self._retained_limit:
+            connection.reset_reason, connection.retained = "retained_input_overflow", 0
+            return
+        connection.baseline, connection.retained = self._draft.commit(found, output), size
+
+    def failed(self, error: PixirError) -> None:
+        """The attempt ended with an error that is not the provider's answer: the connection is of no further use."""
+        self._let_go()
+        connection = self.connection
+        if connection is None:
+            return
+        if connection.death is not None:
+            self.call.evidence.close_code = connection.death.close_code
+        early = self._first and connection.served and isinstance(error, ConnectionLost)
+        known = connection.death.reset if connection.death is not None else "websocket_failed"
+        if self.call.cancel.cancelled:
+            known = "caller_cancelled"
+        elif early and known == "websocket_failed":
+            known = "websocket_reconnected"
+        connection.reset_reason = known
+        connection.die(retired(known))
+
+    def abandon(self) -> None:
+        """The consumer left: the server is told by the end of the connection. Takes no lock."""
+        self._let_go()
+        if self.connection is not None:
+            self.connection.stop(self.lane)
+
+    def _let_go(self) -> None:
+        if self._link is not None:
+            self.call.cancel.unregister(self._link)
+            self._link = None
+
+    # Errors.
+
+    def _placed(self, error: PixirError) -> PixirError:
+        """The error with how far this attempt came."""
+        error.phase = self.phase if error.phase is None else error.phase
+        error.request_sent = self.lane.sent > 0
+        return error
+
+    def _lost(self) -> PixirError:
+        assert self.connection is not None and self.connection.death is not None
+        return self._placed(self.connection.death.error())
+
+    def _stopped(self, kind: type[DeadlineExceeded]) -> PixirError:
+        """Why a wait ended without a result: cancelled, or one of the limits."""
+        if self.call.cancel.cancelled:
+            return self._placed(cancelled(self.call.cancel))
+        if self.lane.overflowed:
+            return self._placed(ConnectionLost("the consumer was too far behind", retryable=False))
+        if self.call.deadline.passed:
+            return self._placed(TotalTimeout("the call took longer than its total limit"))
+        return self._placed(kind(_LIMITS[kind]))
+
+
+_LIMITS: dict[type[DeadlineExceeded], str] = {
+    TotalTimeout: "the call took longer than its total limit",
+    WriteTimeout: "the server accepted no byte of the request for too long",
+    FirstEventTimeout: "no event came in time after the request",
+    IdleTimeout: "no further event came in time",
+}

@@ -1,0 +1,55 @@
+"""`Heartbeat`: when to ping, and when a peer that does not answer is dead. Pure: the clock is passed in.
+
+Rules kept here:
+
+* Alive is what answers pings: events alone are no answer. A ping goes out every interval, whatever else happens; while one is
+  unanswered there is no second.
+* The wait for an answer begins when the ping has left, and is put off while the answer cannot come through: in the middle of
+  a frame that still grows, or while this side does not read because its consumer is too far behind.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Heartbeat"]
+
+
+class Heartbeat:
+    """The pings of one connection. Times in seconds of a monotonic clock."""
+
+    __slots__ = ("_asked", "_interval", "_next", "_number", "_payload", "_sent_at", "_timeout")
+
+    def __init__(self, interval: float, timeout: float, now: float) -> None:
+        self._interval, self._timeout = interval, timeout
+        self._next = now + interval
+        self._number = 0
+        self._payload = b""
+        self._asked = False
+        self._sent_at: float | None = None
+
+    def due(self, now: float) -> bytes | None:
+        """The payload of a ping that should go out now, or None."""
+        if self._asked or now < self._next:
+            return None
+        self._number += 1
+        self._asked, self._payload = True, b"%d" % self._number
+        self._next = max(self._next + self._interval, now)
+        return self._payload
+
+    def left(self, now: float) -> None:
+        """The ping has left."""
+        if self._asked:
+            self._sent_at = now
+
+    def answered(self, payload: bytes) -> None:
+        """A pong came; one that answers an earlier ping, or none, says nothing."""
+        if payload == self._payload:
+            self._asked, self._sent_at = False, None
+
+    def put_off(self, now: float) -> None:
+        """The answer cannot come through at present."""
+        if self._sent_at is not None:
+            self._sent_at = now
+
+    def expired(self, now: float) -> bool:
+        """Whether the peer owes an answer for too long."""
+        return self._sent_at is not None and now - self._sent_at >= self._timeout

@@ -1,0 +1,128 @@
+"""`KeepaliveThread`: the one thread of a provider: it pings, answers, reads for absent consumers, and retires the old.
+
+Rules kept here:
+
+* It is a daemon, it has a name, and it knows its pool only weakly: a provider that is forgotten is collected, and the thread ends.
+* It starts with the first connection and ends after the last.
+* It holds a reading role only for reads that do not wait, a bounded amount at a time: a consumer that comes back waits microseconds.
+* It is woken through a `SimpleQueue`, which a finaliser may use on any thread, with any lock held.
+* One visit twice a second, more often where the keepalive's own times are short. Which idle connections have something to say is
+  one poll over all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from queue import Empty, SimpleQueue
+from typing import Protocol, cast
+
+from pixir_sync.config import Keepalive
+from pixir_sync.protocol.errors import ConnectionLost
+from pixir_sync.transports.ws.connection import Connection
+from pixir_sync.transports.ws.death import Death
+from pixir_sync.transports.ws.pool import Pooled
+
+__all__ = ["KeepaliveThread"]
+
+_TICK = 0.5
+_SHORTEST_TICK = 0.01
+
+
+class Tended(Protocol):
+    """What the thread asks of the pool."""
+
+    def tend(self) -> int: ...
+    def idle(self) -> Sequence[Pooled]: ...
+    def leased(self) -> Sequence[Pooled]: ...
+
+
+class KeepaliveThread:
+    """Starts and restarts the thread of one pool. Threads share it."""
+
+    def __init__(self, pool: Tended, options: Keepalive) -> None:
+        self._tick = max(_SHORTEST_TICK, min(_TICK, options.interval / 4, options.timeout / 4))
+        self._bell: SimpleQueue[None] = SimpleQueue()
+        bell = self._bell
+        self._pool = weakref.ref(pool, lambda _: bell.put(None))
+        # Guards whether there is a thread.
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def running(self) -> bool:
+        thread = self._thread
+        return thread is not None and thread.is_alive()
+
+    def ensure(self) -> None:
+        """There is a connection: the thread runs from now on."""
+        with self._lock:
+            if not self.running:
+                self._thread = threading.Thread(target=self._run, name="pixir-keepalive", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """Let it look at once; it ends when the last connection is gone."""
+        self._bell.put(None)
+
+    def join(self, timeout: float) -> None:
+        """Wait for its end; for tests and for a provider that closes."""
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+
+    def _run(self) -> None:
+        while True:
+            with contextlib.suppress(Empty):  # the usual case: time for a visit
+                self._bell.get(timeout=self._tick)
+            if not self._visit() and self._ends():
+                return
+
+    def _ends(self) -> bool:
+        """Whether this thread ends: not if a connection was opened in the moment when it was about to."""
+        me = threading.current_thread()
+        with self._lock:
+            self._thread = None
+        if not self._visit():
+            return True
+        with self._lock:
+            if self._thread is None:
+                self._thread = me
+        return self._thread is not me
+
+    def _visit(self) -> bool:
+        """One round; whether there is anything left to look after."""
+        pool = self._pool()
+        if pool is None:
+            return False
+        now = time.monotonic()
+        _tend_idle(cast("list[Connection]", pool.idle()), now)
+        for connection in cast("list[Connection]", pool.leased()):
+            _tend(connection, now, idle=False)
+        return pool.tend() > 0
+
+
+def _tend(connection: Connection, now: float, *, idle: bool) -> None:
+    try:
+        connection.tend(now, idle)
+    except Exception as error:  # a fault of ours, told to whoever uses this connection; the others keep their pings
+        fault = type(error).__name__
+        connection.die(Death(lambda: ConnectionLost(f"the keepalive thread failed with {fault}", retryable=False)))
+
+
+def _tend_idle(connections: list[Connection], now: float) -> None:
+    """Read those that have something to say; let each ping when it is time."""
+    poll = select.poll()
+    by_number: dict[int, Connection] = {}
+    for connection in connections:
+        number = connection.fileno
+        if number >= 0:
+            by_number[number] = connection
+            poll.register(number, select.POLLIN)
+    ready = {number for number, _ in poll.poll(0)}
+    for number, connection in by_number.items():
+        _tend(connection, now, idle=number in ready)

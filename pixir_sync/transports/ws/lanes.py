@@ -1,0 +1,81 @@
+"""`Lane`: one stream's part of a connection: what came for it, and where its consumer is parked.
+
+Rules kept here:
+
+* Only the holder of the reading role appends to `queue`; only the lane's one consumer takes from it. Both are single operations of
+  a deque, so that taking needs no lock.
+* Bytes are counted by two counters, each written by one side.
+* `stop` is a flag: it takes no lock, and the one who sets it wakes the reader afterwards.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Any
+
+__all__ = ["RETAINED", "Lane"]
+
+RETAINED = 64 << 20
+"""The most bytes that are kept for a consumer that is away."""
+
+Batch = list[Any]
+
+
+class Lane:
+    """One stream on a connection.
+
+    Attributes:
+        name: ``stream_id`` on the wire; None is the default lane.
+        queue: batches with their sizes: undecoded messages, or, on a connection of several lanes, the server's objects.
+        parked: the lock that its consumer waits on, under the connection's state lock.
+        open: whether what comes now is this lane's; before that it is left over from an earlier stream.
+        cancelled, overflowed: set once, looked at by the reader and the consumer.
+        visits: how often the consumer came, so that the keepalive thread sees that it is away. sent: bytes of its frames.
+    """
+
+    __slots__ = ("added", "cancelled", "name", "open", "overflowed", "parked", "queue", "sent", "taken", "visits")
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name
+        self.queue: deque[tuple[Batch, int]] = deque()
+        self.parked: threading.Lock | None = None
+        self.open = False
+        self.cancelled = self.overflowed = False
+        self.added = self.taken = self.visits = self.sent = 0
+
+    def put(self, batch: Batch, size: int) -> None:
+        """Append what came; by the holder of the reading role, under the connection's state lock."""
+        self.queue.append((batch, size))
+        self.added += size
+
+    def take(self) -> Batch:
+        """The next batch; by the consumer. The queue must not be empty."""
+        batch, size = self.queue.popleft()
+        self.taken += size
+        return batch
+
+    @property
+    def full(self) -> bool:
+        """Whether as much is kept as may be."""
+        return self.added - self.taken >= RETAINED
+
+    @property
+    def stopped(self) -> bool:
+        return self.cancelled or self.overflowed
+
+    def park(self) -> threading.Lock:
+        """A lock for the consumer to wait on, already taken. Under the connection's state lock."""
+        self.parked = lock = threading.Lock()
+        lock.acquire()
+        return lock
+
+    def unpark(self) -> None:
+        """Let the consumer look again. Under the connection's state lock."""
+        lock, self.parked = self.parked, None
+        if lock is not None:
+            lock.release()
+
+    def __repr__(self) -> str:
+        state = "cancelled" if self.cancelled else "overflowed" if self.overflowed else "open" if self.open else "new"
+        return f"<Lane {self.name or 'default'} {state} batches={len(self.queue)}>"

@@ -1,0 +1,182 @@
+"""`WebSocketTransport`: one socket per session, and only what is new on it.
+
+Rules kept here:
+
+* One attempt is one lease of the pool: a connection that stands, or a place in which one is opened.
+* A connection is opened outside of every lock, under the call's own deadline, and only where the gate allows it.
+* An attempt that is abandoned (its generator closed or collected) takes no lock: the pool closes the connection later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from pixir_sync.config import ProviderConfig
+from pixir_sync.network import shared_headers, tls_context
+from pixir_sync.protocol.errors import ConnectionLost, ConnectTimeout, HandshakeRefused, PixirError, TotalTimeout
+from pixir_sync.transports.base import Call, Transport
+from pixir_sync.transports.ws.connection import Connection
+from pixir_sync.transports.ws.exchange import Exchange
+from pixir_sync.transports.ws.gate import Gate
+from pixir_sync.transports.ws.keepalive import KeepaliveThread
+from pixir_sync.transports.ws.pool import ConnectionPool, Lease, PoolKey
+
+if TYPE_CHECKING:
+    import ssl
+
+__all__ = ["WebSocketTransport"]
+
+_SALT = os.urandom(16)
+_BETA = {"OpenAI-Beta": "responses_websockets=2026-02-06"}  # what the ChatGPT backend wants at the upgrade
+_TRACING = frozenset({
+    "traceparent", "tracestate", "baggage", "x-request-id", "x-client-request-id", "x-trace-id", "x-correlation-id", "b3",
+    "x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags", "x-amzn-trace-id", "x-cloud-trace-context",
+})  # fmt: skip
+"""Headers that tell calls apart, not users: they do not keep a connection from being used again."""
+
+
+class WebSocketTransport(Transport):
+    """Responses over WebSocket. Threads share it."""
+
+    name: ClassVar[str] = "websocket"
+
+    def __init__(self, config: ProviderConfig) -> None:
+        self._config = config
+        self._url = config.websocket_address
+        self._gate = Gate()
+        self._pool = ConnectionPool(config.pool)
+        self._keepalive = KeepaliveThread(self._pool, config.keepalive)
+        # Guards the making of the context.
+        self._context_lock = threading.Lock()
+        self._context: ssl.SSLContext | None = None
+
+    # What the provider asks.
+
+    def known(self, session: str | None, scope: str | None) -> Sequence[Sequence[dict[str, Any]]]:
+        return [baseline.input for baseline in self._pool.peek(session, scope)]
+
+    def has_session(self, session: str, scope: str | None) -> bool:
+        return self._pool.has_session(session, scope)
+
+    def release(self, session: str, scope: str | None) -> None:
+        self._pool.release(session, scope)
+
+    def avoid(self, seconds: float) -> None:
+        self._gate.avoid(self._url, seconds)
+
+    def preview(self, body: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "response.create", **body}
+
+    def stats(self) -> dict[str, Any]:
+        found = self._pool.snapshot()
+        return {"live": self._pool.live, "breaker": self._gate.snapshot(), "pool": found}
+
+    def close(self) -> None:
+        self._pool.close()
+        self._keepalive.close()
+
+    # One attempt.
+
+    def attempt(self, call: Call) -> Iterator[list[Any]]:
+        call.evidence.active_transport = self.name
+        credential = call.authorize()
+        lease = self._lease(call)
+        exchange: Exchange | None = None
+        try:
+            held = cast("Connection | None", lease.connection)
+            exchange = Exchange(call, self._config, held, lease.reset)
+            exchange.run_on(held if held is not None else self._open(call, lease, credential))
+            proven = lease.reused
+            while call.assembler.terminal is None:
+                events = exchange.receive()
+                if events:
+                    if not proven:
+                        self._gate.succeeded(lease.key.url, lease.key.identity)
+                        proven = True
+                    yield events
+                    exchange.expect_next(events)
+            self._pool.give_back(lease, keep=exchange.finish())
+        except PixirError as error:
+            self._failed(call, lease, exchange, error)
+            raise
+        except BaseException:
+            self._left(call, lease, exchange)
+            raise
+
+    def _lease(self, call: Call) -> Lease:
+        key = self._key(call)
+        name = hashlib.blake2b(repr((key.url, key.identity, key.headers, key.scope, call.session)).encode(), key=_SALT, digest_size=8)
+        call.evidence.websocket_key = name.hexdigest()
+        limit = call.deadline.sooner(call.timeouts.pool)
+        try:
+            lease = self._pool.lease(key, call.session, items=call.body.items, deadline=limit, cancel=call.cancel, fresh=call.fresh,
+                                     prefer=call.preferred)  # fmt: skip
+        except PixirError as error:
+            if call.deadline.passed and not call.cancel.cancelled:
+                raise TotalTimeout("the call took longer than its total limit", phase="pool") from error
+            raise
+        call.evidence.connection_reused = lease.reused
+        return lease
+
+    def _key(self, call: Call) -> PoolKey:
+        headers = {name.lower(): value for name, value in self._headers(call).items()}
+        kept = sorted((name, value) for name, value in headers.items() if name not in _TRACING)
+        return PoolKey(self._url, call.identity(), tuple(kept), call.scope)
+
+    def _headers(self, call: Call) -> dict[str, str]:
+        return {**(_BETA if self._config.chatgpt else {}), **shared_headers(self._config), **call.headers}
+
+    def _open(self, call: Call, lease: Lease, credential: Mapping[str, str]) -> Connection:
+        """A new connection in the lease's place."""
+        from pixir_sync.transports.ws.upgrade import upgrade
+
+        key = lease.key
+        if call.evidence.transport_preference == "auto":
+            self._gate.check(key.url, key.identity)
+        limit = call.deadline.sooner(call.timeouts.connect)
+        try:
+            opened = upgrade(key.url, {**self._headers(call), **credential}, self._config.network, self._tls, limit, call.cancel,
+                             call.secrets)  # fmt: skip
+        except PixirError as error:
+            if isinstance(error, ConnectTimeout) and call.deadline.passed:
+                late = TotalTimeout("the call took longer than its total limit", phase="connect")
+                self._gate.failed(key.url, key.identity, late)
+                raise late from error
+            self._gate.failed(key.url, key.identity, error)
+            raise
+        call.evidence.connect_ms = opened.connect_ms
+        connection = Connection(opened.sock, opened.leftover, self._config.keepalive)
+        self._pool.opened(lease, connection)
+        self._keepalive.ensure()
+        return connection
+
+    def _tls(self) -> ssl.SSLContext:
+        with self._context_lock:
+            if self._context is None:
+                self._context = tls_context(self._config.network)
+            return self._context
+
+    # The end of an attempt.
+
+    def _failed(self, call: Call, lease: Lease, exchange: Exchange | None, error: PixirError) -> None:
+        if exchange is None:  # it could not be worded, or is too large for a frame: the connection was not touched
+            self._pool.give_back(lease, keep=lease.connection is not None)
+            return
+        exchange.failed(error)
+        lost = exchange.connection is not None and isinstance(error, (ConnectionLost, HandshakeRefused))
+        if lost and not lease.reused and not call.assembler.output_seen:
+            self._gate.failed(lease.key.url, lease.key.identity, error)
+        self._pool.give_back(lease, keep=False)
+
+    def _left(self, call: Call, lease: Lease, exchange: Exchange | None) -> None:
+        """The consumer is gone, perhaps in a finaliser: no lock from here on. What it had read to its end serves again."""
+        if exchange is not None and call.assembler.terminal is not None and exchange.finish():
+            self._pool.abandon(lease, None)
+            return
+        if exchange is not None:
+            exchange.abandon()
+        self._pool.abandon(lease, "caller_cancelled")

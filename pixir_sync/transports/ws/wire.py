@@ -1,0 +1,115 @@
+"""`Wire`: the one socket of a connection, as every thread that touches it sees it.
+
+Rules kept here:
+
+* ``_io_lock`` is held for one non-blocking call and never across a wait: two threads inside one `ssl.SSLSocket`, one reading and
+  one writing, hang or crash (1 to 14 % of first exchanges, a known defect of the interpreter).
+* `wake` takes no lock. It shuts the raw socket down, under TLS too, which wakes whoever polls; closing would not.
+* The descriptor is closed only when nobody is in `wake`: the number could be another file's by then. A closer that finds somebody
+  there leaves the closing to him.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import select
+import socket
+import ssl
+import threading
+from collections import deque
+
+from pixir_sync.deadline import Deadline
+
+__all__ = ["Poller", "Wire"]
+
+_READ = 65_536
+_AGAIN = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_FOREVER = 3_600_000  # milliseconds: poll takes no more than an int, and a wake-up too many an hour costs nothing
+
+
+class Wire:
+    """A connected, non-blocking socket. Threads share it; who may read and who may write is the connection's business."""
+
+    __slots__ = ("_closed", "_io_lock", "_pending", "_sock", "_wakers", "fileno")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        # Guards every recv and send: one non-blocking call each.
+        self._io_lock = threading.Lock()
+        self._pending = sock.pending if isinstance(sock, ssl.SSLSocket) else None
+        self._wakers: deque[None] = deque()
+        self._closed = False
+        self.fileno = sock.fileno()
+
+    def recv(self) -> bytes | None:
+        """What is there, ``b""`` at the end, None where nothing is there yet. Raises OSError."""
+        with self._io_lock:
+            try:
+                return self._sock.recv(_READ)
+            except _AGAIN:
+                return None
+
+    def send(self, data: memoryview) -> int:
+        """How many bytes were taken, 0 where none can be taken now. Raises OSError."""
+        with self._io_lock:
+            try:
+                return self._sock.send(data)
+            except _AGAIN:
+                return 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether decrypted bytes wait where poll does not see them."""
+        return self._pending is not None and self._pending() > 0
+
+    def wake(self) -> None:
+        """End every wait and every later read and write. From any thread, signal handler or finaliser."""
+        self._wakers.append(None)
+        try:
+            if not self._closed:
+                with contextlib.suppress(OSError):  # not connected any more: nobody waits
+                    socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+        finally:
+            self._wakers.pop()
+            if self._closed and not self._wakers:
+                self._sock.close()
+
+    def close(self) -> None:
+        """Close the descriptor. By the last one that reads, writes or polls; takes no lock, and may come again."""
+        self._closed = True
+        if not self._wakers:
+            self._sock.close()
+
+    def forget(self) -> None:
+        """Close an inherited descriptor after a fork, without a byte and without touching the parent's connection."""
+        self._closed = True
+        with contextlib.suppress(OSError):
+            os.close(self._sock.detach())
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+
+class Poller:
+    """A kept poll object for one role's waits. Not for two threads at once: that is an error of `select.poll`."""
+
+    __slots__ = ("_mask", "_poll", "_wire")
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire, self._mask = wire, select.POLLIN
+        self._poll = select.poll()
+        self._poll.register(wire.fileno, select.POLLIN)
+
+    def wait(self, mask: int, deadline: Deadline) -> int:
+        """Wait until the socket is ready, somebody wakes it, or the deadline passes (0). Holds no lock."""
+        if mask & select.POLLIN and self._wire.pending:
+            return select.POLLIN
+        if mask != self._mask:
+            self._poll.modify(self._wire.fileno, mask)
+            self._mask = mask
+        left = deadline.remaining()
+        ready = self._poll.poll(_FOREVER if left > _FOREVER / 1000 else math.ceil(left * 1000))
+        return ready[0][1] if ready else 0

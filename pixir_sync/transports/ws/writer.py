@@ -1,0 +1,186 @@
+"""`Writer`: the writing role of a connection: whole frames only, pings and pongs between them.
+
+Rules kept here:
+
+* One thread at a time has the role, and sends whole frames. What cannot be finished condemns the connection: half a frame on the
+  wire makes nonsense of all that follows.
+* Pongs, pings and close frames go into the outbox. Whoever has the role sends them before and after its own frame, and looks once
+  more after giving the role back, because somebody may have put one there who found the role taken.
+* The rest of a control frame that was sent in part goes before anything else.
+* A reader never waits for writing: what cannot be sent now stays, and the reader polls for both. A writer that waits reads:
+  otherwise both sides could wait for each other with full buffers.
+* Where the system refuses to send, the role is never given back, and the reading side finds the reason: an error event or a close
+  frame may still be on its way, and says more than the errno.
+* Any other exception (an interrupt) in the middle of sending condemns the connection before the role is free.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from pixir_sync.deadline import Deadline
+from pixir_sync.protocol.frames import PING, frame
+from pixir_sync.transports.ws.lanes import Lane
+from pixir_sync.transports.ws.wire import Poller, Wire
+
+__all__ = ["Sent", "Writer"]
+
+T = TypeVar("T")
+
+_SLICE = 16_384  # one TLS record; and what the limit of the longest time without progress counts in
+_ASIDE = object()  # the role's holder that only empties the outbox
+_PING = 0x80 | PING
+
+
+class Reads(Protocol):
+    """What a writer that waits asks of its connection."""
+
+    @property
+    def dead(self) -> bool: ...
+    @property
+    def readable(self) -> bool: ...
+    def drain(self, limit: int) -> None: ...
+    def condemn(self) -> None: ...
+
+
+class Sent:
+    """How sending a frame ended."""
+
+    DONE, STOPPED, STALLED, FAILED = "done", "stopped", "stalled", "failed"
+
+
+class Writer:
+    """The outgoing half. ``state`` is the connection's lock; it guards who writes, who waits to write, and the outbox."""
+
+    __slots__ = ("_outbox", "_poller", "_rest", "_state", "_waiting", "_wire", "failed", "holder", "on_ping_sent")
+
+    def __init__(self, wire: Wire, state: threading.Lock, on_ping_sent: Callable[[float], None]) -> None:
+        self._wire, self._state = wire, state
+        self._poller = Poller(wire)
+        self._outbox: deque[bytes] = deque()
+        self._rest: memoryview | None = None  # of a control frame; the role's holder's
+        self._waiting: list[threading.Lock] = []
+        self.holder: object | None = None
+        self.failed: OSError | None = None
+        self.on_ping_sent = on_ping_sent
+
+    @property
+    def blocked(self) -> bool:
+        """Whether control frames wait, so that a reader should poll for writing, too."""
+        return bool(self._outbox or self._rest) and self.holder is None
+
+    @property
+    def left(self) -> bool:
+        """Whether no thread is at the socket for writing."""
+        return self.holder is None or self.failed is not None
+
+    def post(self, opcode: int, payload: bytes) -> None:
+        """Put a control frame into the outbox; `flush` sends it. Takes no lock."""
+        self._outbox.append(frame(opcode, payload, os.urandom(4)))
+
+    def flush(self, connection: Reads) -> None:
+        """Send what can be sent of the outbox without waiting."""
+        while self._outbox or self._rest is not None:
+            with self._state:
+                if self.holder is not None or connection.dead:
+                    return
+                self.holder = _ASIDE
+            if self._holding(connection, _ASIDE, self._controls) is not True:
+                return
+
+    def send(self, connection: Reads, lane: Lane, data: bytes, stall: float | None, deadline: Deadline) -> str:
+        """Send one whole frame, after the control frames; how it went (`Sent`).
+
+        ``STOPPED`` where the lane was stopped or the connection died, ``STALLED`` where a limit passed (``stall`` is the longest
+        time without one byte accepted), ``FAILED`` where the system refused. After each of them the connection is of no use.
+        """
+        if not self._take(connection, lane, deadline.sooner(stall)):
+            return Sent.STOPPED if connection.dead or lane.stopped else Sent.STALLED
+        how = self._holding(connection, lane, lambda: self._push(connection, lane, data, stall, deadline))
+        self.flush(connection)
+        return Sent.FAILED if how is None else how
+
+    def _holding(self, connection: Reads, holder: object, act: Callable[[], T]) -> T | None:
+        """What ``act`` gives, with the role, which is given back after it; None where the system refused."""
+        try:
+            done = act()
+            with self._state:
+                self.holder = None
+                self.wake_waiting()
+            return done
+        except OSError as error:
+            self.failed = error
+            return None
+        except BaseException:
+            with self._state:
+                connection.condemn()
+                if self.holder is holder:
+                    self.holder = None
+                self.wake_waiting()
+            raise
+
+    def _take(self, connection: Reads, lane: Lane, limit: Deadline) -> bool:
+        while True:
+            with self._state:
+                if connection.dead or lane.stopped:
+                    return False
+                if self.holder is None:
+                    self.holder = lane
+                    return True
+                if limit.passed:
+                    return False
+                turn = threading.Lock()
+                turn.acquire()
+                self._waiting.append(turn)
+            turn.acquire(timeout=min(limit.remaining(), threading.TIMEOUT_MAX))
+
+    def wake_waiting(self) -> None:
+        """Let all who wait to write look again. Under the state lock."""
+        for turn in self._waiting:
+            turn.release()
+        self._waiting.clear()
+
+    # With the role.
+
+    def _controls(self) -> bool:
+        """Send the control frames; whether all are out."""
+        while True:
+            if self._rest is None:
+                if not self._outbox:
+                    return True
+                self._rest = memoryview(self._outbox.popleft())
+            sent = self._wire.send(self._rest)
+            if sent == len(self._rest):
+                if self._rest.obj[0] == _PING:  # type: ignore[index]
+                    self.on_ping_sent(time.monotonic())
+                self._rest = None
+            elif sent:
+                self._rest = self._rest[sent:]
+            else:
+                return False
+
+    def _push(self, connection: Reads, lane: Lane, data: bytes, stall: float | None, deadline: Deadline) -> str:
+        view, begun = memoryview(data), False
+        limit = deadline.sooner(stall)
+        while view:
+            begun = begun or self._controls()  # before the frame: in the middle of it nothing may come between
+            sent = self._wire.send(view[:_SLICE]) if begun else 0
+            if sent:
+                lane.sent += sent
+                view = view[sent:]
+                limit = deadline.sooner(stall)
+                continue
+            if connection.dead or lane.stopped:
+                return Sent.STOPPED
+            if limit.passed:
+                return Sent.STALLED
+            mask = select.POLLOUT | (select.POLLIN if connection.readable else 0)
+            if self._poller.wait(mask, limit) & select.POLLIN:
+                connection.drain(_SLICE * 16)
+        return Sent.DONE

@@ -1,0 +1,187 @@
+"""What the benchmark's peer answers: one long response as events, encoded once for both protocols.
+
+Rules kept here:
+
+* Both protocols carry the same JSON texts. An answer is encoded before anything is measured.
+* The events are those of a real server in their order: set-up, deltas, done events that repeat the text, one completed event.
+* The text is mostly ASCII, with a letter beyond it here and there, as real text has.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import Any
+
+__all__ = ["OTHER_EVENTS", "Answer", "Bulk", "Paced", "chunk", "frame", "sse"]
+
+Json = dict[str, Any]
+Send = Callable[[bytes], object]
+Encode = Callable[[bytes], bytes]
+
+OTHER_EVENTS = 8
+"""The events of an answer that are no deltas: four that open it and four that close it."""
+
+_WORDS = ("streamed", "answers", "arrive", "piecewise", "while", "their", "readers", "waited", "déjà vu —", "patiently", "until",
+          "everything", "is there")  # fmt: skip
+_ITEM = "msg_0c58d3f1a97be4620068e1f0a1b2c3d4"
+_CHUNK = 16_384
+
+
+def frame(payload: bytes, opcode: int = 0x1) -> bytes:
+    """A whole, unmasked WebSocket frame; text unless told otherwise."""
+    size = len(payload)
+    if size < 126:
+        head = bytes((0x80 | opcode, size))
+    elif size < 1 << 16:
+        head = bytes((0x80 | opcode, 126)) + size.to_bytes(2, "big")
+    else:
+        head = bytes((0x80 | opcode, 127)) + size.to_bytes(8, "big")
+    return head + payload
+
+
+def sse(payload: bytes) -> bytes:
+    """An event of an event stream, named by the type that its JSON text begins with."""
+    name = payload.split(b'"', 4)[3]
+    return b"event: %s\ndata: %s\n\n" % (name, payload)
+
+
+def chunk(data: bytes) -> bytes:
+    """One chunk of chunked transfer coding."""
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def _encoded(event: Json) -> bytes:
+    return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _response(status: str, output: list[Json], usage: Json | None) -> Json:
+    """A response object with the fields that a real one repeats."""
+    return {
+        "id": "resp_0c58d3f1a97be4620068e1f0a0f1e2d3c4b5a69788796a5b4c", "object": "response", "created_at": 1_795_000_000,
+        "status": status, "background": False, "error": None, "incomplete_details": None, "instructions": None,
+        "max_output_tokens": None, "max_tool_calls": None, "model": "gpt-5.5", "output": output, "parallel_tool_calls": True,
+        "previous_response_id": None, "prompt_cache_key": None, "reasoning": {"effort": "none", "summary": None},
+        "safety_identifier": None, "service_tier": "default", "store": False, "temperature": 1.0,
+        "text": {"format": {"type": "text"}, "verbosity": "medium"}, "tool_choice": "auto", "tools": [], "top_logprobs": 0,
+        "top_p": 1.0, "truncation": "disabled", "usage": usage, "user": None, "metadata": {},
+    }  # fmt: skip
+
+
+def _usage(tokens: int) -> Json:
+    return {
+        "input_tokens": 12, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": tokens,
+        "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": tokens + 12,
+    }  # fmt: skip
+
+
+def _part(text: str) -> Json:
+    return {"type": "output_text", "annotations": [], "logprobs": [], "text": text}
+
+
+def _item(status: str, content: list[Json]) -> Json:
+    return {"id": _ITEM, "type": "message", "status": status, "content": content, "role": "assistant"}
+
+
+def _opening() -> list[bytes]:
+    """The events before the deltas."""
+    response = _response("in_progress", [], None)
+    at: Json = {"output_index": 0}
+    part: Json = {"item_id": _ITEM, **at, "content_index": 0}
+    events = [
+        {"type": "response.created", "response": response},
+        {"type": "response.in_progress", "response": response},
+        {"type": "response.output_item.added", **at, "item": _item("in_progress", [])},
+        {"type": "response.content_part.added", **part, "part": _part("")},
+    ]
+    return [_encoded({**event, "sequence_number": number}) for number, event in enumerate(events)]
+
+
+def _closing(text: str, deltas: int) -> list[bytes]:
+    """The events after the deltas."""
+    done = _item("completed", [_part(text)])
+    at: Json = {"output_index": 0}
+    part: Json = {"item_id": _ITEM, **at, "content_index": 0}
+    events = [
+        {"type": "response.output_text.done", **part, "text": text, "logprobs": []},
+        {"type": "response.content_part.done", **part, "part": _part(text)},
+        {"type": "response.output_item.done", **at, "item": done},
+        {"type": "response.completed", "response": _response("completed", [done], _usage(deltas))},
+    ]
+    return [_encoded({**event, "sequence_number": deltas + 4 + number}) for number, event in enumerate(events)]
+
+
+def _delta(number: int, text: str) -> bytes:
+    """One piece of the text, of about 210 bytes."""
+    return _encoded({
+        "type": "response.output_text.delta", "sequence_number": number + 4, "item_id": _ITEM, "output_index": 0,
+        "content_index": 0, "delta": text, "logprobs": [], "obfuscation": "yQp4Zt7"[: 1 + number % 5],
+    })  # fmt: skip
+
+
+class Answer:
+    """An answer that can be sent in both protocols. ``send`` takes bytes and sends them all; threads may share it."""
+
+    def send_websocket(self, send: Send) -> None:
+        """Send the events as text frames."""
+        raise NotImplementedError
+
+    def send_sse(self, send: Send) -> None:
+        """Send the events as the body of an HTTP response in chunked transfer coding, with its end."""
+        raise NotImplementedError
+
+
+class Bulk(Answer):
+    """All events at once, faster than any client reads them.
+
+    The event stream is cut into chunks of 16 KiB, wherever that falls: a server that has much to send fills its buffer.
+    """
+
+    def __init__(self, deltas: int) -> None:
+        words = cycle(_WORDS)
+        pieces = ["".join(f" {word}" for word in islice(words, 2)) for _ in range(deltas)]
+        text = "".join(pieces)
+        self.characters = len(text)
+        self.events = [*_opening(), *map(_delta, range(deltas), pieces), *_closing(text, deltas)]
+        self._websocket = b"".join(map(frame, self.events))
+        body = b"".join(map(sse, self.events))
+        cuts = range(0, len(body), _CHUNK)
+        self._sse = b"".join(chunk(body[cut : cut + _CHUNK]) for cut in cuts) + b"0\r\n\r\n"
+
+    def send_websocket(self, send: Send) -> None:
+        send(self._websocket)
+
+    def send_sse(self, send: Send) -> None:
+        send(self._sse)
+
+
+@dataclass(frozen=True)
+class Paced(Answer):
+    """One event per packet, as a model writes them; the text of a delta is the time at which it was sent.
+
+    Attributes:
+        deltas: how many.
+        clock: the time in nanoseconds; the client must read the same clock.
+        ticks: makes an iterator whose every step lasts until the next event is due.
+    """
+
+    deltas: int
+    clock: Callable[[], int]
+    ticks: Callable[[], Iterator[object]]
+
+    def send_websocket(self, send: Send) -> None:
+        self._send(send, frame)
+
+    def send_sse(self, send: Send) -> None:
+        self._send(send, lambda payload: chunk(sse(payload)))
+        send(b"0\r\n\r\n")
+
+    def _send(self, send: Send, encode: Encode) -> None:
+        for payload in _opening():
+            send(encode(payload))
+        for number, _ in zip(range(self.deltas), self.ticks(), strict=False):
+            send(encode(_delta(number, f"{self.clock():020d}")))
+        for payload in _closing("0" * 20, self.deltas):
+            send(encode(payload))
