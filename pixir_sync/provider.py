@@ -46,8 +46,8 @@ class Provider:
         endpoint: the name of a preset (``openai``, ``chatgpt``, ``xai``, ``vercel``). base_url: default
             ``https://api.openai.com/v1``; plain http goes to this machine only. websocket_url: where it differs.
         organization, project, originator: sent as headers.
-        transport: ``"auto"`` (WebSocket, and HTTP where that cannot be had), ``"websocket"``, ``"http_sse"`` (alias ``"sse"``), or
-            a `Transport`.
+        transport: ``"auto"`` (WebSocket, and HTTP where that cannot be had), ``"websocket"``, ``"http_sse"`` (alias ``"sse"``),
+            or a `Transport`.
         continuation: when a turn sends only what is new: ``"auto"``, ``"exact"`` (no other field changed) or ``"off"``; over HTTP
             the whole input is sent always.
         timeouts: `Timeouts`, or one number: the idle limit in seconds. retry: `RetryPolicy`, or one number: the retries.

@@ -193,7 +193,7 @@ class _Running:
         await self._stopping.wait()
         for sock in listener.sockets:
             self._loop.remove_reader(sock.fileno())  # nothing more is accepted
-        for _ in range(3):  # what was accepted just now gets its transport: a closed listener refuses it, and its socket stays open
+        for _ in range(3):  # what was accepted just now gets its transport: behind a closed listener its socket would stay open
             await asyncio.sleep(0)
         listener.close()
         await front.stop()

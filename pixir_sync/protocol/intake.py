@@ -2,8 +2,9 @@
 
 Rules kept here:
 
-* What a baseline holds was checked and repaired when it was sent: of a history that begins with it, only the rest is looked at, and
-  the baseline's own snapshots stand for the beginning. What grows with the history is one comparison and one shallow pass.
+* What a baseline holds was checked and repaired when it was sent: of a history that begins with it, only the rest is looked
+  at, and the baseline's own snapshots stand for the beginning. What grows with the history is one comparison and one shallow
+  pass.
 * That shortcut is taken only where it gives what the long way gives. In doubt the whole history is checked and repaired.
 """
 

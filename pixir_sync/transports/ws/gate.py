@@ -3,7 +3,8 @@
 Rules kept here:
 
 * Only calls that may go over HTTP instead (``transport="auto"``) ask; ``"websocket"`` knows no breaker.
-* A place that cannot be reached is one breaker per URL; a refusal is one per URL and credential, because it may be meant for that one.
+* A place that cannot be reached is one breaker per URL; a refusal is one per URL and credential, because it may be meant for
+  that one.
 * That a server has no WebSocket is remembered for ten minutes. Its own errors (401, 403, 429) are nobody's failure here.
 """
 

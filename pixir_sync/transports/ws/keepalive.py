@@ -2,12 +2,14 @@
 
 Rules kept here:
 
-* It is a daemon, it has a name, and it knows its pool only weakly: a provider that is forgotten is collected, and the thread ends.
+* It is a daemon, it has a name, and it knows its pool only weakly: a provider that is forgotten is collected, and the thread
+  ends.
 * It starts with the first connection and ends after the last.
-* It holds a reading role only for reads that do not wait, a bounded amount at a time: a consumer that comes back waits microseconds.
+* It holds a reading role only for reads that do not wait, a bounded amount at a time: a consumer that comes back waits
+  microseconds.
 * It is woken through a `SimpleQueue`, which a finaliser may use on any thread, with any lock held.
-* One visit twice a second, more often where the keepalive's own times are short. Which idle connections have something to say is
-  one poll over all of them.
+* One visit twice a second, more often where the keepalive's own times are short. Which idle connections have something to say
+  is one poll over all of them.
 """
 
 from __future__ import annotations
@@ -23,13 +25,15 @@ from typing import Protocol, cast
 
 from pixir_sync.config import Keepalive
 from pixir_sync.protocol.errors import ConnectionLost
+from pixir_sync.protocol.frames import PING
 from pixir_sync.transports.ws.connection import Connection
-from pixir_sync.transports.ws.death import Death
+from pixir_sync.transports.ws.death import Death, broken, unanswered
 from pixir_sync.transports.ws.pool import Pooled
 
 __all__ = ["KeepaliveThread"]
 
 _TICK = 0.5
+_VISIT = 1 << 20  # bytes read for an absent consumer at a time
 _SHORTEST_TICK = 0.01
 
 
@@ -46,6 +50,7 @@ class KeepaliveThread:
 
     def __init__(self, pool: Tended, options: Keepalive) -> None:
         self._tick = max(_SHORTEST_TICK, min(_TICK, options.interval / 4, options.timeout / 4))
+        self._timeout = options.timeout
         self._bell: SimpleQueue[None] = SimpleQueue()
         bell = self._bell
         self._pool = weakref.ref(pool, lambda _: bell.put(None))
@@ -100,21 +105,43 @@ class KeepaliveThread:
         if pool is None:
             return False
         now = time.monotonic()
-        _tend_idle(cast("list[Connection]", pool.idle()), now)
+        _tend_idle(cast("list[Connection]", pool.idle()), now, self._timeout)
         for connection in cast("list[Connection]", pool.leased()):
-            _tend(connection, now, idle=False)
+            _tend(connection, now, self._timeout, readable=False)
         return pool.tend() > 0
 
 
-def _tend(connection: Connection, now: float, *, idle: bool) -> None:
+def _tend(connection: Connection, now: float, timeout: float, *, readable: bool) -> None:
     try:
-        connection.tend(now, idle)
+        visit(connection, now, timeout, readable=readable)
     except Exception as error:  # a fault of ours, told to whoever uses this connection; the others keep their pings
         fault = type(error).__name__
         connection.die(Death(lambda: ConnectionLost(f"the keepalive thread failed with {fault}", retryable=False)))
 
 
-def _tend_idle(connections: list[Connection], now: float) -> None:
+def visit(connection: Connection, now: float, timeout: float, *, readable: bool) -> None:
+    """Read for an absent consumer, answer the server, ping, and notice a peer that does not answer. Never waits.
+
+    ``readable``: there is something to read, and nobody leased the connection. ``timeout``: of the pings, in seconds.
+    """
+    inbox, heart, writer = connection.inbox, connection.heart, connection.writer
+    visits = sum(lane.visits for lane in list(connection.lanes.values()))
+    before, connection.seen = connection.seen, (inbox.received, visits)
+    if readable or (connection.lanes and visits == before[1]):
+        connection.drain(_VISIT)
+    if connection.full or (inbox.unfinished and inbox.received != before[0]):
+        heart.put_off(now)
+    payload = heart.due(now)
+    if payload is not None:
+        writer.post(PING, payload)
+    writer.flush(connection)
+    if heart.expired(now):
+        connection.die(unanswered(timeout))
+    elif writer.failed is not None:
+        connection.die(broken(writer.failed))
+
+
+def _tend_idle(connections: list[Connection], now: float, timeout: float) -> None:
     """Read those that have something to say; let each ping when it is time."""
     poll = select.poll()
     by_number: dict[int, Connection] = {}
@@ -125,4 +152,4 @@ def _tend_idle(connections: list[Connection], now: float) -> None:
             poll.register(number, select.POLLIN)
     ready = {number for number, _ in poll.poll(0)}
     for number, connection in by_number.items():
-        _tend(connection, now, idle=number in ready)
+        _tend(connection, now, timeout, readable=number in ready)

@@ -2,8 +2,8 @@
 
 Rules kept here:
 
-* Only the holder of the reading role appends to `queue`; only the lane's one consumer takes from it. Both are single operations of
-  a deque, so that taking needs no lock.
+* Only the holder of the reading role appends to `queue`; only the lane's one consumer takes from it. Both are single
+  operations of a deque, so that taking needs no lock.
 * Bytes are counted by two counters, each written by one side.
 * `stop` is a flag: it takes no lock, and the one who sets it wakes the reader afterwards.
 """

@@ -109,12 +109,12 @@ class WebSocketTransport(Transport):
 
     def _lease(self, call: Call) -> Lease:
         key = self._key(call)
-        name = hashlib.blake2b(repr((key.url, key.identity, key.headers, key.scope, call.session)).encode(), key=_SALT, digest_size=8)
-        call.evidence.websocket_key = name.hexdigest()
+        facts = repr((key.url, key.identity, key.headers, key.scope, call.session)).encode()
+        call.evidence.websocket_key = hashlib.blake2b(facts, key=_SALT, digest_size=8).hexdigest()
         limit = call.deadline.sooner(call.timeouts.pool)
         try:
-            lease = self._pool.lease(key, call.session, items=call.body.items, deadline=limit, cancel=call.cancel, fresh=call.fresh,
-                                     prefer=call.preferred)  # fmt: skip
+            lease = self._pool.lease(key, call.session, items=call.body.items, deadline=limit, cancel=call.cancel,
+                                     fresh=call.fresh, prefer=call.preferred)  # fmt: skip
         except PixirError as error:
             if call.deadline.passed and not call.cancel.cancelled:
                 raise TotalTimeout("the call took longer than its total limit", phase="pool") from error

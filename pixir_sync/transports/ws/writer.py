@@ -38,15 +38,20 @@ _ASIDE = object()  # the role's holder that only empties the outbox
 _PING = 0x80 | PING
 
 
-class Reads(Protocol):
-    """What a writer that waits asks of its connection."""
+class Ends(Protocol):
+    """What a writer asks of its connection."""
 
     @property
-    def dead(self) -> bool: ...
+    def alive(self) -> bool: ...
+    def condemn(self) -> None: ...
+
+
+class Reads(Ends, Protocol):
+    """What a writer that waits asks of it."""
+
     @property
     def readable(self) -> bool: ...
     def drain(self, limit: int) -> None: ...
-    def condemn(self) -> None: ...
 
 
 class Sent:
@@ -84,11 +89,11 @@ class Writer:
         """Put a control frame into the outbox; `flush` sends it. Takes no lock."""
         self._outbox.append(frame(opcode, payload, os.urandom(4)))
 
-    def flush(self, connection: Reads) -> None:
+    def flush(self, connection: Ends) -> None:
         """Send what can be sent of the outbox without waiting."""
         while self._outbox or self._rest is not None:
             with self._state:
-                if self.holder is not None or connection.dead:
+                if self.holder is not None or not connection.alive:
                     return
                 self.holder = _ASIDE
             if self._holding(connection, _ASIDE, self._controls) is not True:
@@ -101,12 +106,12 @@ class Writer:
         time without one byte accepted), ``FAILED`` where the system refused. After each of them the connection is of no use.
         """
         if not self._take(connection, lane, deadline.sooner(stall)):
-            return Sent.STOPPED if connection.dead or lane.stopped else Sent.STALLED
+            return Sent.STOPPED if not connection.alive or lane.stopped else Sent.STALLED
         how = self._holding(connection, lane, lambda: self._push(connection, lane, data, stall, deadline))
         self.flush(connection)
         return Sent.FAILED if how is None else how
 
-    def _holding(self, connection: Reads, holder: object, act: Callable[[], T]) -> T | None:
+    def _holding(self, connection: Ends, holder: object, act: Callable[[], T]) -> T | None:
         """What ``act`` gives, with the role, which is given back after it; None where the system refused."""
         try:
             done = act()
@@ -128,7 +133,7 @@ class Writer:
     def _take(self, connection: Reads, lane: Lane, limit: Deadline) -> bool:
         while True:
             with self._state:
-                if connection.dead or lane.stopped:
+                if not connection.alive or lane.stopped:
                     return False
                 if self.holder is None:
                     self.holder = lane
@@ -176,7 +181,7 @@ class Writer:
                 view = view[sent:]
                 limit = deadline.sooner(stall)
                 continue
-            if connection.dead or lane.stopped:
+            if not connection.alive or lane.stopped:
                 return Sent.STOPPED
             if limit.passed:
                 return Sent.STALLED

@@ -5,32 +5,33 @@ Rules kept here:
 - A step is one section of ``pixir_sync/transports/ws/connection.py`` under ``_state``, or one act without the lock that another
   thread can notice. A delay inside a thread is no step: it is the same state, left later. So a waiter that wakes and then decides
   is one step, and so are an interrupt and the section of the handler that follows it.
-- Consumers are alike: a state keeps their lanes sorted. One that has left for good is one that never calls again. So each lane may
-  be cancelled, late, interrupted and used anew any number of times, and the model is finite all the same.
+- Consumers are alike: a state keeps their lanes sorted. One that has left for good is one that never calls again. So each lane
+  may be cancelled, late, interrupted and used anew any number of times, and the model is finite all the same.
 - Bytes are "some" or "none"; whose messages they were is chosen when they are dispatched: any set of lanes, the empty one too (a
   ping, half a frame). A queue holds up to ``limit`` entries; one message may be too much for an empty queue. Where the baton may
   go to several waiters, each is tried.
 - What the world does (bytes, close, cancel, call, deadline, interrupt, keepalive's visit) may never happen again. So wherever no
   thread can go on by itself, nobody may wait in vain; and the threads' own steps form no cycle, so that they always get there.
 
-====================  ===============================================================================================
-step                  stands for, in ``connection.py``
-====================  ===============================================================================================
-calls, wakes, late    ``Connection.receive`` and the loop of ``_wait``: one ``_decide`` under ``_state`` (rules 2 and 3)
-empties the wake-up   ``_poll`` returned for the wake-up socket, and its bytes are gone (rule 6)
-receives              ``_poll`` returned for bytes, and ``_recv`` took them; ``dirty`` from here on (rule 8)
-looks                 ``_read`` under ``_state`` after the wake-up: unparks the cancelled lanes, then the end as below
-dispatches            ``_dispatch`` under ``_state``: fills queues, unparks. Its end: data, cancelled, overflowed, dead, late: the
-                      role back and ``_pass_baton`` in the same section; else it polls again (rules 4 and 5)
-dies of the end       the same with an end of file in hand: ``die``, the role back, ``_pass_baton``
-is interrupted        the ``except BaseException`` of ``_wait``: one section under ``_state`` (rules 7 and 8)
-cut, unwinds          an interrupt inside a section, before the baton or amid ``die``; then the section of the handler
-keepalive ...         ``drain``: takes the role if it is free; receives and dispatches; gives it back and passes the baton
-is cancelled, is      ``Lane.stop``: the flag, then the wake-up, neither with a lock (rule 6)
-followed by a wake-up
-another kills it,     ``die`` by one who does not read (a failed send, the pool's close): the section, then the shutdown of the
-shuts it down         socket
-====================  ===============================================================================================
+========================  =========================================================================================
+step                      stands for, in ``Connection``
+========================  =========================================================================================
+calls, pops               ``receive``: the queue without a lock, else as below
+wakes and decides, is     the loop of ``_wait``: one ``_decide`` under ``_state`` (rules 2 and 3)
+late
+empties the wake-up       ``_read``: the wait on the poll object ended for the wake-up socket, whose bytes are gone (rule 6)
+receives                  ``_read``: the wait ended for bytes, and ``_fill`` took them; ``_dirty`` from here on (rule 8)
+looks                     ``_read`` under ``_state`` after the wake-up: unparks the cancelled lanes, then ends as below
+dispatches                ``_take_in`` under ``_state``: fills queues, unparks (rule 5). Where there is data for its own lane, or
+                          that is cancelled, overflowed, dead: ``_release`` in the same section (rule 4); else it polls again
+dies of the end           the same with an end of file in hand: ``_die``, ``_release``
+polls no more             ``_read``: the deadline passed, ``_release``
+is interrupted, unwinds   ``_interrupted``: one section under ``_state`` (rules 7 and 8)
+..., cut                  an interrupt inside a section, before the baton or amid ``_die``; ``_interrupted`` is still to come
+keepalive ...             ``drain``: takes the role if it is free; receives, dispatches; ``_release``
+is cancelled              ``stop``: the flag, then the wake-up, neither with a lock (rule 6)
+another kills it          ``die`` by one who does not read (a failed send, the pool's close): the section, then the shutdown
+========================  =========================================================================================
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from itertools import chain, product
 # A lane with its consumer is one number. The consumer's place:
 AWAY, PARKED, WOKEN, POLL, LOOK, HAND, EOF, UNWIND, FATAL = range(9)
 ABOUT, TAKEN, RELEASE, EMPTY = range(9, 13)  # only mutants get there
-PLACES = "away parked woken poll look hand eof unwind fatal about taken release empty".split()
+PLACES = ("away", "parked", "woken", "poll", "look", "hand", "eof", "unwind", "fatal", "about", "taken", "release", "empty")
 ACTING = (POLL, LOOK, HAND, EOF, FATAL, TAKEN, RELEASE, EMPTY)  # here a consumer goes by having the role
 PLACE = 15
 ROLE = 16  # ``reader`` is this consumer
@@ -52,11 +53,16 @@ FLAG = 64  # ``lane.cancelled``
 DUE = 128  # who cancels stands between the two steps
 OVER = 256  # the lane has overflowed
 ONE, QUEUE = 512, 512 * 3  # entries in the queue
+MARKS = {ROLE: "role", STORED: "lock", FLAG: "cancelled", DUE: "due", OVER: "overflowed"}
 
 # What all share is another number.
 VISIT, HOLDS = 1, 2  # keepalive has the role; and bytes in hand
 WAKE, BYTES, CLOSED, DEAD, SHUT = 4, 8, 16, 32, 64  # a wake-up, bytes, an end of file are to be read; dead; shutdown is due
 LOST, HASTY = 128, 256  # faults that no later state would show
+SHARED = {
+    VISIT: "keepalive", HOLDS: "in hand", WAKE: "wake-up", BYTES: "bytes", CLOSED: "closed", DEAD: "dead", SHUT: "shutdown due",
+    LOST: "lost", HASTY: "hasty",
+}  # fmt: skip
 
 Lanes = tuple[int, ...]
 State = tuple[int, ...]  # what all share, then the lanes, sorted
@@ -117,10 +123,10 @@ class Model:
         """``_pass_baton``: if nobody reads, tell the cancelled and the overflowed, and wake one waiter, whichever."""
         if f"no baton: {leaver}" in self.mutant or self.held(lanes, s):
             return [(lanes, s)]
-        if "baton counts on one already woken" in self.mutant and any(lane & PLACE == WOKEN for lane in lanes):
-            return [(lanes, s)]
         told = OVER if "baton forgets the cancelled" in self.mutant else OVER | FLAG
         lanes = tuple(unparked(lane) if lane & told else lane for lane in lanes)
+        if "baton counts on one already woken" in self.mutant and any(lane & PLACE == WOKEN for lane in lanes):
+            return [(lanes, s)]
         full = "baton goes to a full queue" in self.mutant
         heirs = [i for i, lane in enumerate(lanes) if lane & STORED and bool(lane & QUEUE) is full]
         return [(put(lanes, i, unparked(lanes[i])), s) for i in heirs] or [(lanes, s)]
@@ -137,8 +143,10 @@ class Model:
 
     def decide(self, lanes: Lanes, s: int, i: int, late: bool = False) -> After:
         """``_decide`` in the order of rule 2; to park stores the lock in the same section (rule 3)."""
-        lane = lanes[i] if late and "a late waiter stays parked" in self.mutant else lanes[i] & ~STORED
-        lanes, free = put(lanes, i, lane), not self.held(lanes, s)
+        free = not self.held(lanes, s)
+        stays = "a late waiter stays parked" in self.mutant if late else False
+        lane = lanes[i] if stays or (free and "who takes the role stays parked" in self.mutant) else lanes[i] & ~STORED
+        lanes = put(lanes, i, lane)
         facts = {"cancelled": lane & FLAG, "overflowed": lane & OVER, "dead": s & DEAD, "role": free, "late": late}
         facts["data"] = lane & QUEUE
         what = next((what for what in self.order if facts[what]), "")
@@ -192,7 +200,7 @@ class Model:
     # The steps of each thread by itself.
 
     def interrupted(self, lanes: Lanes, s: int, i: int) -> After:
-        """The handler (rules 7 and 8): the role back by identity, else un-park; with bytes in hand the connection is condemned."""
+        """The handler (rules 7 and 8): the role back by identity, else un-park; with bytes in hand the connection dies."""
         lane, place = lanes[i], lanes[i] & PLACE
         if place in (TAKEN, RELEASE):
             return [(put(lanes, i, AWAY | ROLE), s)]
@@ -245,7 +253,8 @@ class Model:
         elif place == TAKEN:
             yield "enters the try", i, put(lanes, i, at(lane, POLL)), s
         elif place == RELEASE:
-            yield from self.settle(lanes, s, i, late=True, guarded=False)
+            for what, _, after, shared in self.settle(lanes, s, i, late=True, guarded=False):
+                yield f"gives the role back: {what}", i, after, shared
         elif place == EMPTY:
             yield "empties the wake-up", i, put(lanes, i, at(lane, POLL)), s & ~WAKE
 
@@ -257,9 +266,8 @@ class Model:
         elif s & VISIT:
             if s & BYTES:
                 yield "keepalive receives", -1, lanes, (s | HOLDS) & ~BYTES
-            elif s & CLOSED:
-                after, shared = self.dies(lanes, s & ~VISIT)
-                yield from named("keepalive finds the end", -1, self.baton(after, shared, "keepalive"))
+            elif s & CLOSED and not s & DEAD:
+                yield "keepalive finds the end", -1, *self.dies(lanes, s)
             yield from named("keepalive goes", -1, self.baton(lanes, s & ~VISIT, "keepalive"))
 
     def own(self, lanes: Lanes, s: int) -> Iterator[Step]:
@@ -285,7 +293,8 @@ class Model:
         elif place in (PARKED, WOKEN):
             yield from named("is late", i, self.decide(lanes, s, i, late=True))
         elif place == POLL:
-            yield from self.settle(lanes, s, i, late=True)
+            for what, _, after, shared in self.settle(lanes, s, i, late=True):
+                yield f"polls no more: {what}", i, after, shared
         if place in (UNWIND, FATAL):
             return
         if place != AWAY:
@@ -363,7 +372,8 @@ def canonical(lanes: Lanes, s: int) -> State:
 def search(model: Model) -> Found:
     """Breadth first over all states; ends at the first fault."""
     came: dict[State, State | None] = {model.start: None}
-    queue, ways, labels = [model.start], [], set()
+    queue, ways = [model.start], []
+    labels: set[str] = set()
     for state in queue:
         s, *rest = state
         lanes = tuple(rest)
@@ -414,10 +424,8 @@ def trace(model: Model, came: dict[State, State | None], last: State) -> list[st
 
 
 def show(lanes: Lanes, s: int) -> str:
-    names = {ROLE: "role", STORED: "stored", FLAG: "cancelled", DUE: "due", OVER: "overflowed"}
-    shared = {VISIT: "keepalive", HOLDS: "in hand", WAKE: "wake-up", BYTES: "bytes", CLOSED: "closed", DEAD: "dead", SHUT: "shut due"}
-    parts = [" ".join(name for bit, name in shared.items() if s & bit) or "quiet"]
+    parts = [" ".join(name for bit, name in SHARED.items() if s & bit) or "quiet"]
     for lane in lanes:
-        words = [PLACES[lane & PLACE], *(name for bit, name in names.items() if lane & bit)]
+        words = [PLACES[lane & PLACE], *(name for bit, name in MARKS.items() if lane & bit)]
         parts.append(" ".join(words) + (f" {(lane & QUEUE) // ONE} queued" if lane & QUEUE else ""))
     return " | ".join(parts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -239,9 +238,15 @@ def test_without_a_match_it_is_the_one_used_longest_ago() -> None:
 
 def test_only_a_few_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last used eight that may match; an older one is not found, and the order of use stays as it was."""
-    bench, compared = Bench(), []
+    bench = Bench()
+    compared: list[Baseline] = []
+
+    def differs(items: object, base: Baseline) -> int:
+        compared.append(base)
+        return 0
+
     held = [bench.put(items=conversation(2)), *(bench.put(items=conversation(2, f"other {n}")) for n in range(10))]
-    monkeypatch.setattr(pool_module, "begins_with", lambda items, base: compared.append(base) or 0)
+    monkeypatch.setattr(pool_module, "begins_with", differs)
     assert bench.ask(items=conversation(4)).connection is held[0]
     assert compared == [c.baseline for c in reversed(held[3:])]
     assert bench.pool.idle() == held[1:]
@@ -458,7 +463,7 @@ def test_a_session_is_used_by_one_thread_after_the_other() -> None:
 
 
 def test_the_same_thread_is_told_at_once() -> None:
-    """To wait for the stream that it is itself in the middle of would never end; handed to another thread it is no such stream."""
+    """To wait for the stream that it is itself in the middle of would never end; one that was handed on is no such stream."""
     bench = Bench()
     lease = bench.take("s")
     with took(0, 1), pytest.raises(SessionBusy) as caught:

@@ -393,7 +393,7 @@ def test_an_interrupt_closes_the_socket(kind: str) -> None:
                 assert error.__traceback__ is not None
             else:
                 break
-    assert hits >= (6 if kind == "tls" else 3)
+    assert hits >= (3 if kind == "tls" else 2)  # a look at least before each of: the handshake, the request, the answer
 
 
 def tolerant(script: Script) -> Script:

@@ -1,0 +1,91 @@
+"""`Mortal`: how a connection ends, for everybody who is at it.
+
+Rules kept here:
+
+* The first reason stays; each waiter gets an error of its own from it.
+* Ending it shuts the socket down, which wakes who polls. The descriptor is closed by the last one who leaves a role, and by
+  nobody before that: a number that is free again may be another file's.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from pixir_sync.protocol.frames import CLOSE, close_payload
+from pixir_sync.transports.ws import death
+from pixir_sync.transports.ws.death import Death
+from pixir_sync.transports.ws.lanes import Lane
+from pixir_sync.transports.ws.wire import Wire
+from pixir_sync.transports.ws.writer import Writer
+
+if TYPE_CHECKING:
+    import socket
+
+__all__ = ["Mortal"]
+
+
+class Mortal:
+    """The part of a connection that ends.
+
+    Attributes:
+        death: why it is no more; None while it lives. reset_reason: why the next turn on it, or of its session, goes in full.
+        writer, lanes: for this package only.
+    """
+
+    writer: Writer
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.death: Death | None = None
+        self.reset_reason: str | None = None
+        self.lanes: dict[str | None, Lane] = {}
+        # Guards who reads, who writes, the lanes and their parking locks, the outbox, death. Never held over I/O.
+        self._state = threading.Lock()
+        self._wire = Wire(sock)
+        self._reader: object | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self.death is None
+
+    @property
+    def fileno(self) -> int:
+        """The descriptor's number, -1 where it is closed."""
+        return -1 if self._wire.closed else self._wire.fileno
+
+    def condemn(self) -> None:
+        """An exception came between: what is on the wire, or was taken from it, is not whole. Under the state lock."""
+        self._die(death.retired("caller_cancelled"))
+
+    def _die(self, end: Death) -> None:
+        """Under the state lock."""
+        if self.death is None:
+            self.death = end
+            self.reset_reason = self.reset_reason or end.reset
+        for lane in self.lanes.values():
+            lane.unpark()
+        self.writer.wake_waiting()
+
+    def die(self, end: Death) -> None:
+        """End the connection, for everybody. The first reason stays."""
+        with self._state:
+            self._die(end)
+        self._wire.wake()
+        self._leave()
+
+    def retire(self, reset: str = "websocket_reconnected") -> None:
+        """Close it from this side, politely where that needs no waiting."""
+        if self.death is None:
+            self.writer.post(CLOSE, close_payload(1000))
+            self.writer.flush(self)
+        self.die(death.retired(reset))
+
+    def _leave(self) -> None:
+        """Close the descriptor of a dead connection, if nobody is at it any more."""
+        with self._state:
+            last = self.death is not None and self._reader is None and self.writer.left
+        if last:
+            self._wire.close()
+
+    def __del__(self) -> None:
+        self._wire.close()
