@@ -222,6 +222,11 @@ class Provider:
         if self._websocket is not None:
             self._websocket.release(session, scope)
 
+    def drop_connections(self) -> None:
+        """Cut every idle WebSocket without a word, as a network does: to test or show what a loss does to a program."""
+        if self._websocket is not None:
+            self._websocket.drop()
+
     def close(self) -> None:
         """End the streams that run (with `ProviderClosed`) and close every connection. Idempotent; from any thread."""
         engine = self._engine

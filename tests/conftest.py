@@ -1,11 +1,21 @@
-"""What every test of the project has: the rows of the acceptance list, and one profile for the laws."""
+"""What every test of the project has: the rows of the acceptance list, one profile for the laws, and the two transports."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
+
+from tests.support.both import TransportName
 
 pytest_plugins = ["tests.support.rows", "pytester"]
 
 # A busy machine is no fault of the code: time limits are pytest-timeout's business.
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
+
+
+@pytest.fixture(params=["websocket", "http_sse"])
+def transport(request: pytest.FixtureRequest) -> TransportName:
+    """Each of the two transports: what holds for a call holds over both."""
+    found: TransportName = request.param
+    return found

@@ -19,7 +19,7 @@ from pixir_sync.protocol.result import FunctionCall, Result
 from pixir_sync.protocol.schema import tool_spec
 from pixir_sync.provider import Provider
 
-__all__ = ["CALLS", "SCRIPT", "Conversation", "Turn"]
+__all__ = ["CALLS", "LOST_AFTER", "SCRIPT", "Conversation", "Turn"]
 
 
 def get_weather(city: str) -> str:
@@ -60,22 +60,32 @@ CALLS = len(SCRIPT) + sum(bool(tools) for _, tools in SCRIPT)
 
 @dataclass(frozen=True)
 class Turn:
-    """How one model call ran. ``input``: full, or delta where only what is new was sent. ``problem``: ``""`` if all is well."""
+    """How one model call ran.
+
+    ``input``: ``delta`` where only what is new was sent, else why it was all of it. ``full_bytes``: what a full replay sends.
+    ``problem``: ``""`` if all is well.
+    """
 
     number: int
     what: str
+    text: str
     transport: str | None
     input: str
     bytes_sent: int
+    full_bytes: int | None
     first_event_ms: float | None
     total_ms: float | None
     problem: str
 
 
-class Conversation:
-    """The conversation while it is held: `turns` so far, `tool_calls` made."""
+LOST_AFTER = CALLS // 2
+"""After how many calls a conversation that loses its socket does so."""
 
-    def __init__(self, provider: Provider, *, exact: bool, limit: float) -> None:
+
+class Conversation:
+    """The conversation while it is held: `turns` so far, `tool_calls` made. ``loses``: its connection is cut in the middle."""
+
+    def __init__(self, provider: Provider, *, exact: bool, limit: float, loses: bool = False) -> None:
         self.turns: list[Turn] = []
         self.tool_calls = 0
         self._provider = provider
@@ -83,6 +93,7 @@ class Conversation:
         self._deadline = Deadline(limit)
         self._history: list[dict[str, Any]] = []
         self._users = 0
+        self._loses = loses
 
     def run(self) -> Iterator[Turn]:
         """Hold it. Ends early at a call that fails, since nothing after it would be as expected."""
@@ -103,6 +114,8 @@ class Conversation:
     def _call(self, what: str, says: str, tools: Sequence[str]) -> tuple[Result | None, Turn]:
         """One model call, checked; its result, None where it failed."""
         wanted = "" if tools else f"{says} (context: {self._users})"
+        if self._loses and len(self.turns) == LOST_AFTER:
+            self._provider.drop_connections()
         limits = {"total": max(0.001, self._deadline.remaining())}
         stream = self._provider.stream(self._history, session="demo", tools=_TOOLS, timeouts=limits)
         result: Result | None = None
@@ -114,7 +127,8 @@ class Conversation:
             self._history += result.output_items
         except PixirError as error:
             problem = f"{error.kind}: {error.message}"
-        turn = _turn(len(self.turns) + 1, what, stream.metadata, problem)
+        text = result.text if result is not None else ""
+        turn = _turn(len(self.turns) + 1, what, text, stream.metadata, problem)
         self.turns.append(turn)
         return result, turn
 
@@ -154,7 +168,7 @@ def _quoted(outputs: Sequence[str]) -> str:
     return ", ".join(f'"{output}"' for output in outputs)
 
 
-def _turn(number: int, what: str, metadata: dict[str, Any], problem: str) -> Turn:
-    how = "delta" if metadata["used_previous_response_id"] else "full"
-    return Turn(number, what, metadata["active_transport"], how, metadata["bytes_sent"], metadata["first_event_ms"],
+def _turn(number: int, what: str, text: str, metadata: dict[str, Any], problem: str) -> Turn:
+    how = "delta" if metadata["used_previous_response_id"] else metadata["continuation_reset_reason"] or "full"
+    return Turn(number, what, text, metadata["active_transport"], how, metadata["bytes_sent"], None, metadata["first_event_ms"],
                 metadata["total_ms"], problem)  # fmt: skip

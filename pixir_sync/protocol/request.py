@@ -16,11 +16,10 @@ from difflib import get_close_matches
 from typing import Any
 
 from pixir_sync.protocol import checks
+from pixir_sync.protocol.body import Body, stores
 from pixir_sync.protocol.checks import RESERVED
-from pixir_sync.protocol.compare import snapshot
 from pixir_sync.protocol.errors import InvalidRequest
 from pixir_sync.protocol.intake import Known, take_in
-from pixir_sync.protocol.items import check_history, for_full_input
 from pixir_sync.protocol.result import JsonData
 from pixir_sync.protocol.schema import check_tools, output_format
 
@@ -156,56 +155,6 @@ def _from_names(given: Mapping[str, Any], what: str) -> Request:
     return Request(**named)
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
-    """A checked request, ready to be sent.
-
-    Attributes:
-        fields: everything but the input. items: the input as the caller gave it, repaired; what continuation compares.
-        parse: makes ``result.parsed`` of the answer's JSON, or None.
-        stores: whether a second run would have effects of its own (``store: true``, hosted tools).
-        settled: how many of the items, from the first on, are a baseline's own snapshots: known to be right, never changed.
-    """
-
-    fields: dict[str, Any]
-    items: list[dict[str, Any]]
-    parse: Callable[[Any], Any] | None
-    stores: bool
-    caller_managed: bool
-    settled: int = 0
-
-    @property
-    def payload(self) -> dict[str, Any]:
-        """The body before anything is left out for the wire."""
-        return self.fields | {"input": self.items}
-
-    def full(self, origin_of: Callable[[str], str | None]) -> dict[str, Any]:
-        """The body with the whole input, as the server accepts it. Raises `InvalidRequest` for what it would refuse."""
-        return self.payload if self.caller_managed else self.fields | {"input": self.for_wire(self.items, origin_of)}
-
-    def for_wire(self, items: list[dict[str, Any]], origin_of: Callable[[str], str | None]) -> list[dict[str, Any]]:
-        """Some of the items as the server accepts them. Raises `InvalidRequest` for what it would refuse."""
-        return for_full_input(items, store=bool(self.fields.get("store")), model=self.fields["model"], origin_of=origin_of)
-
-    def frozen(self) -> Body:
-        """The body as it is now, whatever the caller does to its objects. Raises RecursionError for what contains itself."""
-        items = self.items[: self.settled] + snapshot(self.items[self.settled :])
-        return replace(self, fields=snapshot([self.fields])[0], items=items)
-
-    def replaced(self, payload: Any) -> Body:
-        """The body after ``on_payload`` changed or replaced the payload. Raises `InvalidRequest` where it is none any more."""
-        if not isinstance(payload, Mapping):
-            raise InvalidRequest(f"on_payload must return a mapping or None, not {type(payload).__name__}")
-        rest = dict(payload)
-        items = check_history(rest.pop("input", None))
-        checks.text("on_payload: model", rest.get("model"))
-        for name in RESERVED - {"model", "input"}:
-            if name in rest:
-                raise InvalidRequest(f"on_payload: {name} is set by the library, leave it out")
-        managed = rest.get("previous_response_id") is not None or rest.get("conversation") is not None
-        return replace(self, fields=rest, items=items, caller_managed=managed, stores=_stores(rest), settled=0)
-
-
 def build(
     request: Request,
     *,
@@ -243,7 +192,7 @@ def build(
     _extra(body, request.extra_body or {})
     if chatgpt:
         body.pop("prompt_cache_retention", None)
-    return Body(body, items, parse, stores=_stores(body), caller_managed=managed, settled=settled)
+    return Body(body, items, parse, stores=stores(body), caller_managed=managed, settled=settled)
 
 
 def _lifted(request: Request) -> Request:
@@ -253,13 +202,6 @@ def _lifted(request: Request) -> Request:
     if given:
         checks.check(request := replace(request, **given, extra_body=extra))
     return request
-
-
-def _stores(body: Mapping[str, Any]) -> bool:
-    """Whether a second run would have effects of its own: it is kept, or the provider runs some of the tools itself."""
-    tools = body.get("tools")
-    kinds = [tool.get("type") for tool in tools if isinstance(tool, Mapping)] if isinstance(tools, list) else []
-    return bool(body.get("store")) or any(kind not in ("function", "custom") for kind in kinds)
 
 
 def _plain(body: dict[str, Any], request: Request) -> None:

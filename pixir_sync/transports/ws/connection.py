@@ -181,7 +181,7 @@ class Connection(Mortal):
         return None
 
     def _pass_baton(self) -> None:
-        """Let the right ones look again, if nobody reads: all that were stopped, one that waits for data. Under the state lock."""
+        """Let the right ones look again, if nobody reads: all that were stopped, one that waits. Under the state lock."""
         if self._reader is not None:
             return
         passed = False

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Mortal"]
 
+# What a loss is called that hit no stream.
+_BETWEEN = {"websocket_failed": "websocket_reconnected"}
+
 
 class Mortal:
     """The part of a connection that ends.
@@ -61,7 +64,8 @@ class Mortal:
         """Under the state lock."""
         if self.death is None:
             self.death = end
-            self.reset_reason = self.reset_reason or end.reset
+            reset = _BETWEEN.get(end.reset, end.reset) if not self.lanes else end.reset
+            self.reset_reason = self.reset_reason or reset
         for lane in self.lanes.values():
             lane.unpark()
         self.writer.wake_waiting()
@@ -72,6 +76,10 @@ class Mortal:
             self._die(end)
         self._wire.wake()
         self._leave()
+
+    def lose(self) -> None:
+        """Cut it without a word, as a network does. Takes no lock."""
+        self._wire.wake()
 
     def retire(self, reset: str = "websocket_reconnected") -> None:
         """Close it from this side, politely where that needs no waiting."""

@@ -102,6 +102,7 @@ class ConnectionPool:
 
     def _park(self, waiter: Waiter, deadline: Deadline, cancel: CancelToken) -> None:
         """Wait until the call is served."""
+        self._retire()  # before the wait, which may be long
         woken = True
         with cancel.waking(waiter.wake):
             while woken and not (waiter.served or self._ledger.closed or cancel.cancelled):

@@ -65,6 +65,11 @@ class WebSocketTransport(Transport):
     def release(self, session: str, scope: str | None) -> None:
         self._pool.release(session, scope)
 
+    def drop(self) -> None:
+        """Cut every connection that nobody has, as a network does."""
+        for connection in cast("list[Connection]", self._pool.idle()):
+            connection.lose()
+
     def avoid(self, seconds: float) -> None:
         self._gate.avoid(self._url, seconds)
 

@@ -17,8 +17,8 @@ Rules kept here:
 step                      stands for, in ``Connection``
 ========================  =========================================================================================
 calls, pops               ``receive``: the queue without a lock, else as below
-wakes and decides, is     the loop of ``_wait``: one ``_decide`` under ``_state`` (rules 2 and 3)
-late
+wakes and decides         the loop of ``_wait``: un-parked, one ``_decide`` under ``_state`` (rules 2 and 3)
+is late                   the same: the deadline passed
 empties the wake-up       ``_read``: the wait on the poll object ended for the wake-up socket, whose bytes are gone (rule 6)
 receives                  ``_read``: the wait ended for bytes, and ``_fill`` took them; ``_dirty`` from here on (rule 8)
 looks                     ``_read`` under ``_state`` after the wake-up: unparks the cancelled lanes, then ends as below
@@ -87,6 +87,11 @@ def at(lane: int, place: int) -> int:
     return (lane & ~PLACE) | place
 
 
+def different(lanes: Lanes) -> list[tuple[int, int]]:
+    """The lanes with their places, without those that are as one before: what they do leads to the same states."""
+    return [(i, lane) for i, lane in enumerate(lanes) if lane not in lanes[:i]]
+
+
 def unparked(lane: int) -> int:
     """``lane.parked = None; w.release()``; a lock that nobody waits for any more swallows the release."""
     if not lane & STORED:
@@ -144,11 +149,11 @@ class Model:
     def decide(self, lanes: Lanes, s: int, i: int, late: bool = False) -> After:
         """``_decide`` in the order of rule 2; to park stores the lock in the same section (rule 3)."""
         free = not self.held(lanes, s)
-        stays = "a late waiter stays parked" in self.mutant if late else False
-        lane = lanes[i] if stays or (free and "who takes the role stays parked" in self.mutant) else lanes[i] & ~STORED
+        stays = {"a late waiter stays parked" if late else "", "who takes the role stays parked" if free else ""}
+        lane = lanes[i] if stays & self.mutant else lanes[i] & ~STORED
         lanes = put(lanes, i, lane)
-        facts = {"cancelled": lane & FLAG, "overflowed": lane & OVER, "dead": s & DEAD, "role": free, "late": late}
-        facts["data"] = lane & QUEUE
+        ended = {"cancelled": lane & FLAG, "overflowed": lane & OVER, "dead": s & DEAD}
+        facts = {"data": lane & QUEUE, "role": free, "late": late, **ended}
         what = next((what for what in self.order if facts[what]), "")
         if what == "role":
             place = TAKEN if "role taken outside the try" in self.mutant else POLL
@@ -186,7 +191,7 @@ class Model:
             ways = self.ways[lane] = [(lane, False)]
             if not lane & (FLAG | OVER) and lane & PLACE not in (UNWIND, FATAL):
                 mute = "dispatch unparks nobody" in self.mutant
-                if lane & QUEUE < self.limit * ONE:
+                if (lane & QUEUE) < self.limit * ONE:
                     ways.append((lane + ONE if mute else unparked(lane + ONE), False))
                 mute = mute or "dispatch forgets the overflowed" in self.mutant
                 ways.append((lane | OVER if mute else unparked(lane | OVER), True))
@@ -272,7 +277,7 @@ class Model:
 
     def own(self, lanes: Lanes, s: int) -> Iterator[Step]:
         """What the threads do by themselves: every thread that can go on, does so at some time."""
-        for i, lane in enumerate(lanes):
+        for i, lane in different(lanes):
             yield from self.consumer(lanes, s, i)
             if lane & DUE and "the wake-up before the flag" in self.mutant:
                 yield "has its flag set", i, put(lanes, i, (lane & ~DUE) | FLAG), s
@@ -306,7 +311,7 @@ class Model:
                 yield "is cancelled: the flag", i, put(lanes, i, lane | FLAG | DUE), s
 
     def world(self, lanes: Lanes, s: int) -> Iterator[Step]:
-        for i in range(len(lanes)):
+        for i, _ in different(lanes):
             yield from self.to_a_consumer(lanes, s, i)
         if not s & WAKE:
             yield "a wake-up for a lane that has left", -1, lanes, s | WAKE

@@ -84,11 +84,16 @@ class Bench:
         self.pool.give_back(lease, keep=True)
         return lease.connection
 
-    def waiting(self, session: str | None = None, **how: Any) -> Future[Lease]:
+    def waiting(self, session: str | None = None, *, opens: bool = True, **how: Any) -> Future[Lease]:
         """A thread that asks, and has begun to wait."""
-        queued = len(self.pool._ledger.waiting) + 1
-        future = in_thread(lambda: self.take(session, **how))
-        wait_until(lambda: len(self.pool._ledger.waiting) == queued or future.done(), "the thread to wait")
+        me: list[int] = []
+
+        def work() -> Lease:
+            me.append(threading.get_ident())
+            return (self.take if opens else self.ask)(session, **how)
+
+        future = in_thread(work)
+        wait_until(lambda: future.done() or any([w.thread] == me for w in list(self.pool._ledger.waiting)), "the thread to wait")
         return future
 
     def counts(self) -> tuple[int, int, int]:

@@ -1,0 +1,78 @@
+"""`Body`: a checked request as the transports send it. Pure.
+
+Rules kept here:
+
+* The items are the caller's own, repaired. What a server would refuse of them is left out, or refused, on the way to the wire.
+* What ``on_payload`` gives is checked as a request of the caller's is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pixir_sync.protocol import checks
+from pixir_sync.protocol.checks import RESERVED
+from pixir_sync.protocol.compare import snapshot
+from pixir_sync.protocol.errors import InvalidRequest
+from pixir_sync.protocol.items import check_history, for_full_input
+
+__all__ = ["Body", "stores"]
+
+
+def stores(body: Mapping[str, Any]) -> bool:
+    """Whether a second run would have effects of its own: it is kept, or the provider runs some of the tools itself."""
+    tools = body.get("tools")
+    kinds = [tool.get("type") for tool in tools if isinstance(tool, Mapping)] if isinstance(tools, list) else []
+    return bool(body.get("store")) or any(kind not in ("function", "custom") for kind in kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A checked request, ready to be sent.
+
+    Attributes:
+        fields: everything but the input. items: the input as the caller gave it, repaired; what continuation compares.
+        parse: makes ``result.parsed`` of the answer's JSON, or None.
+        stores: whether a second run would have effects of its own (``store: true``, hosted tools).
+        settled: how many of the items, from the first on, are a baseline's own snapshots: known to be right, never changed.
+    """
+
+    fields: dict[str, Any]
+    items: list[dict[str, Any]]
+    parse: Callable[[Any], Any] | None
+    stores: bool
+    caller_managed: bool
+    settled: int = 0
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The body before anything is left out for the wire."""
+        return self.fields | {"input": self.items}
+
+    def full(self, origin_of: Callable[[str], str | None]) -> dict[str, Any]:
+        """The body with the whole input, as the server accepts it. Raises `InvalidRequest` for what it would refuse."""
+        return self.payload if self.caller_managed else self.fields | {"input": self.for_wire(self.items, origin_of)}
+
+    def for_wire(self, items: list[dict[str, Any]], origin_of: Callable[[str], str | None]) -> list[dict[str, Any]]:
+        """Some of the items as the server accepts them. Raises `InvalidRequest` for what it would refuse."""
+        return for_full_input(items, store=bool(self.fields.get("store")), model=self.fields["model"], origin_of=origin_of)
+
+    def frozen(self) -> Body:
+        """The body as it is now, whatever the caller does to its objects. Raises RecursionError for what contains itself."""
+        items = self.items[: self.settled] + snapshot(self.items[self.settled :])
+        return replace(self, fields=snapshot([self.fields])[0], items=items)
+
+    def replaced(self, payload: Any) -> Body:
+        """The body after ``on_payload`` changed or replaced the payload. Raises `InvalidRequest` where it is none any more."""
+        if not isinstance(payload, Mapping):
+            raise InvalidRequest(f"on_payload must return a mapping or None, not {type(payload).__name__}")
+        rest = dict(payload)
+        items = check_history(rest.pop("input", None))
+        checks.text("on_payload: model", rest.get("model"))
+        for name in RESERVED - {"model", "input"}:
+            if name in rest:
+                raise InvalidRequest(f"on_payload: {name} is set by the library, leave it out")
+        managed = rest.get("previous_response_id") is not None or rest.get("conversation") is not None
+        return replace(self, fields=rest, items=items, caller_managed=managed, stores=stores(rest), settled=0)
