@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import settings
 
-from tests.support.both import TransportName
+if TYPE_CHECKING:
+    from tests.support.both import TransportName
 
 pytest_plugins = ["tests.support.rows", "pytester"]
 

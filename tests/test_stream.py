@@ -1,4 +1,4 @@
-"""`ResponseStream`: when things happen, how it ends, and that it ends, whatever its consumer does."""
+"""`ResponseStream`: when things happen, how it ends, and that it ends, whatever its consumer does and whatever carries it."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from pixir_sync import (
     user,
 )
 from pixir_sync.local import LocalServer
+from tests.support.both import Line, Peer, Step, TransportName, refusing
 from tests.support.events import Json, text_response
-from tests.support.fake import FakeTransport, answers, provider_for, refusing
-from tests.support.peer import Conn, ScriptedPeer
+from tests.support.fake import FakeTransport, provider_for
 
 WHOLE = text_response("Hel", "lo")
 SOON = 5.0  # a bound for what takes milliseconds, on a machine that is busy
@@ -47,25 +47,22 @@ class Held:
         self.upto = upto
         self.reached, self.gone = threading.Event(), threading.Event()
 
-    def __call__(self, conn: Conn) -> None:
-        conn.start_sse()
-        for event in WHOLE[: self.upto]:
-            conn.sse(event)
+    def __call__(self, line: Line) -> None:
+        line.begin()
+        line.events(WHOLE[: self.upto])
         self.reached.set()
-        conn.wait_closed()
+        line.wait_closed()
         self.gone.set()
-        conn.cut()
 
 
-def mute(conn: Conn) -> None:
+def mute(line: Line) -> None:
     """A step that never answers."""
-    conn.wait_closed()
-    conn.cut()
+    line.wait_closed()
 
 
 @contextmanager
-def peer_and(step: Any, **options: Any) -> Iterator[tuple[ScriptedPeer, Provider]]:
-    with ScriptedPeer(answers(step)) as peer, provider_for(peer, **options) as provider:
+def peer_and(transport: TransportName, *steps: Step, **options: Any) -> Iterator[tuple[Peer, Provider]]:
+    with Peer(transport, *steps) as peer, peer.provider(**options) as provider:
         yield peer, provider
 
 
@@ -80,9 +77,18 @@ def no_collector() -> Iterator[None]:
         gc.enable()
 
 
-def live(provider: Provider) -> int:
-    found: int = provider.stats()["connections"]["live"]
-    return found
+def running(provider: Provider) -> int:
+    """How many calls run."""
+    assert provider._engine is not None
+    return len(provider._engine.live)
+
+
+def wait_for_threads(before: list[threading.Thread]) -> None:
+    """Waits until no other thread is left: the keepalive thread looks at a closed provider when it is woken."""
+    until = time.monotonic() + SOON
+    while set(threading.enumerate()) - set(before):
+        assert time.monotonic() < until, f"{set(threading.enumerate()) - set(before)} go on"
+        time.sleep(0.005)
 
 
 def to_first_text(stream: ResponseStream) -> Event:
@@ -104,46 +110,49 @@ def end_of(consume: Callable[[], object]) -> PixirError:
 
 
 @pytest.mark.row("A1")
-def test_nothing_happens_before_the_first_next() -> None:
+def test_nothing_happens_before_the_first_next(transport: TransportName) -> None:
     """The request is checked at stream(); no connection, no key, no thread before somebody asks for an event."""
-    with LocalServer() as server, provider_for(server) as provider:
+    with LocalServer() as server:
         before = threading.enumerate()
+        provider = provider_for(server, transport=transport)
         stream = provider.stream("Hi")
         assert collections.abc.Generator in type(stream).__mro__
         assert stream.metadata["attempts"] == 0 and "running" in repr(stream)
-        assert server.connections == 0 and threading.enumerate() == before and live(provider) == 0
+        assert server.connections == 0 and threading.enumerate() == before and running(provider) == 0
         first = next(stream)
-        assert first.type == "response.created" and server.connections == 1 and live(provider) == 1
+        assert first.type == "response.created" and server.connections == 1 and running(provider) == 1
         stream.result()
-        assert live(provider) == 0 and threading.enumerate() == before
+        assert running(provider) == 0
+        provider.close()
+        wait_for_threads(before)
 
 
 @pytest.mark.row("A1")
-def test_the_request_is_read_when_it_is_first_sent() -> None:
+def test_the_request_is_read_when_it_is_first_sent(transport: TransportName) -> None:
     """What the caller did to its history before the first next() is sent; what it does later is not, on a replay either."""
     history = [user("one", "two")]
     metadata = {"a": "1"}
 
-    def meddle(conn: Conn) -> None:
+    def meddle(line: Line) -> None:
         history[0]["content"][0]["text"] = "changed on the way"
         history.append(user("late"))
         metadata["a"] = "changed"
-        conn.respond(500)
+        line.refuse(500, b"", None)
 
-    with ScriptedPeer(answers(meddle, WHOLE)) as peer, provider_for(peer) as provider:
+    with peer_and(transport, meddle, WHOLE) as (peer, provider):
         stream = provider.stream(history, metadata=metadata)
         history[0]["content"][0]["text"] = "ONE"
         metadata["a"] = "2"
         stream.result()
-        first, second = (request.json for request in peer.requests)
+        first, second = peer.bodies
     assert first["input"] == [user("ONE", "two")] and first["metadata"] == {"a": "2"}
     assert second == first
 
 
-def test_a_history_that_was_broken_meanwhile_is_refused_when_it_is_read() -> None:
+def test_a_history_that_was_broken_meanwhile_is_refused_when_it_is_read(transport: TransportName) -> None:
     """The check at the call does not save what is read later: it is InvalidRequest, before any network."""
     history = [user("one")]
-    with peer_and(WHOLE) as (peer, provider):
+    with peer_and(transport, WHOLE) as (peer, provider):
         stream = provider.stream(history)
         history.append("two")  # type: ignore[arg-type]
         error = end_of(stream.result)
@@ -154,9 +163,9 @@ def test_a_history_that_was_broken_meanwhile_is_refused_when_it_is_read() -> Non
 # How it ends.
 
 
-def test_the_result_is_the_same_one_each_time() -> None:
+def test_the_result_is_the_same_one_each_time(transport: TransportName) -> None:
     """After success, however it was consumed; and the generator returns that very object."""
-    with peer_and(WHOLE) as (peer, provider):
+    with peer_and(transport, WHOLE) as (peer, provider):
         stream = provider.stream("Hi")
         result = stream.result()
         assert stream.result() is result and next(stream, None) is None
@@ -168,37 +177,37 @@ def test_the_result_is_the_same_one_each_time() -> None:
         other.close()
         other.cancel()
         assert other.result() is stop.value.value and "stop" in repr(other)
-        assert len(peer.requests) == 2
+        assert len(peer.bodies) == 2
 
 
-def test_the_error_is_the_same_one_each_time() -> None:
+def test_the_error_is_the_same_one_each_time(transport: TransportName) -> None:
     """After a failure: raised by the iteration, by result() again and again, also after a close."""
-    with peer_and(refusing(400)) as (peer, provider):
+    with peer_and(transport, refusing(400)) as (peer, provider):
         stream = provider.stream("Hi")
         error = end_of(lambda: next(stream))
         assert end_of(stream.result) is error and next(stream, None) is None
         stream.close()
         assert end_of(stream.result) is error and error.kind in repr(stream)
-        assert len(peer.requests) == 1
+        assert len(peer.bodies) == 1
 
 
-def test_after_an_early_close_the_partial_result_is_there() -> None:
+def test_after_an_early_close_the_partial_result_is_there(transport: TransportName) -> None:
     """Leaving the block early ends the call on the server's side; result() is Cancelled with what there was."""
     held = Held()
-    with peer_and(held) as (_, provider):
+    with peer_and(transport, held) as (_, provider):
         with provider.stream("Hi") as stream:
             assert to_first_text(stream).text == "Hel"
-        assert held.gone.wait(SOON) and live(provider) == 0
+        assert held.gone.wait(SOON) and running(provider) == 0
         error = end_of(stream.result)
         assert isinstance(error, Cancelled) and error.partial is not None and error.partial.text == "Hel"
         assert end_of(stream.result) is error and list(stream) == []
         stream.close()
 
 
-def test_an_exception_of_the_consumer_ends_the_call() -> None:
+def test_an_exception_of_the_consumer_ends_the_call(transport: TransportName) -> None:
     """It goes through as it is; the server's side ends."""
     held = Held()
-    with peer_and(held) as (_, provider):
+    with peer_and(transport, held) as (_, provider):
         with pytest.raises(KeyError), provider.stream("Hi") as stream:
             for event in stream:
                 if event.text:
@@ -207,31 +216,31 @@ def test_an_exception_of_the_consumer_ends_the_call() -> None:
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_an_exception_can_be_thrown_in(begun: bool) -> None:
+def test_an_exception_can_be_thrown_in(transport: TransportName, begun: bool) -> None:
     """As into any generator; afterwards the stream is over and says so."""
-    with peer_and(Held()) as (_, provider):
+    with peer_and(transport, Held()) as (_, provider):
         stream = provider.stream("Hi")
         if begun:
             to_first_text(stream)
         with pytest.raises(KeyError):
             stream.throw(KeyError("mine"))
-        assert isinstance(end_of(stream.result), Cancelled) and next(stream, None) is None and live(provider) == 0
+        assert isinstance(end_of(stream.result), Cancelled) and next(stream, None) is None and running(provider) == 0
 
 
-def test_break_after_the_terminal_event_keeps_the_result() -> None:
+def test_break_after_the_terminal_event_keeps_the_result(transport: TransportName) -> None:
     """A terminal event that was read wins: the result is whole, and a cancel afterwards changes nothing."""
     for leave in (ResponseStream.close, ResponseStream.cancel, lambda stream: None):
-        with peer_and(WHOLE) as (peer, provider):
+        with peer_and(transport, WHOLE) as (peer, provider):
             stream = provider.stream("Hi")
             for event in stream:
                 if event.type == "response.completed":
                     break
             leave(stream)
             assert stream.result().text == "Hello" and stream.result().finish_reason == "stop"
-            assert live(provider) == 0 and len(peer.requests) == 1
+            assert running(provider) == 0 and len(peer.bodies) == 1
 
 
-def test_yield_from_gives_the_result_to_a_generator() -> None:
+def test_yield_from_gives_the_result_to_a_generator(transport: TransportName) -> None:
     """So does its return value, through any number of generators."""
 
     def outer(provider: Provider) -> Generator[Event, None, str]:
@@ -241,7 +250,7 @@ def test_yield_from_gives_the_result_to_a_generator() -> None:
     def inner(provider: Provider) -> Generator[Event, None, Result]:
         return (yield from provider.stream("Hi"))
 
-    with peer_and(WHOLE) as (_, provider):
+    with peer_and(transport, WHOLE) as (_, provider):
         generator = outer(provider)
         with pytest.raises(StopIteration) as stop:
             while True:
@@ -249,23 +258,23 @@ def test_yield_from_gives_the_result_to_a_generator() -> None:
         assert stop.value.value == "Hello"
 
 
-def test_text_stream_yields_only_text() -> None:
+def test_text_stream_yields_only_text(transport: TransportName) -> None:
     """The pieces of the answer, and afterwards the result."""
-    with peer_and(WHOLE) as (_, provider), provider.stream("Hi") as stream:
+    with peer_and(transport, WHOLE) as (_, provider), provider.stream("Hi") as stream:
         assert list(stream.text_stream) == ["Hel", "lo"]
         assert stream.result().text == "Hello"
-    with peer_and(refusing(400)) as (_, provider):
+    with peer_and(transport, refusing(400)) as (_, provider):
         stream = provider.stream("Hi")
         assert isinstance(end_of(lambda: list(stream.text_stream)), PixirError)
 
 
-def test_metadata_is_the_evidence_so_far() -> None:
+def test_metadata_is_the_evidence_so_far(transport: TransportName) -> None:
     """It fills as the call runs, and is a copy."""
-    with peer_and(Held()) as (_, provider), provider.stream("Hi") as stream:
+    with peer_and(transport, Held()) as (_, provider), provider.stream("Hi") as stream:
         assert stream.metadata["active_transport"] is None
         to_first_text(stream)
         found = stream.metadata
-        assert found["active_transport"] == "http_sse" and found["attempts"] == 1 and found["total_ms"] is None
+        assert found["active_transport"] == transport and found["attempts"] == 1 and found["total_ms"] is None
         found["attempts"] = 7
         assert stream.metadata["attempts"] == 1
 
@@ -274,9 +283,9 @@ def test_metadata_is_the_evidence_so_far() -> None:
 
 
 @pytest.mark.parametrize("how", [ResponseStream.cancel, ResponseStream.close])
-def test_ended_before_it_began_it_opens_nothing(how: Callable[[ResponseStream], None]) -> None:
+def test_ended_before_it_began_it_opens_nothing(transport: TransportName, how: Callable[[ResponseStream], None]) -> None:
     """A cancel or a close before the first next(): Cancelled, and the server sees no connection."""
-    with LocalServer() as server, provider_for(server) as provider:
+    with LocalServer() as server, provider_for(server, transport=transport) as provider:
         stream = provider.stream("Hi")
         how(stream)
         error = end_of(lambda: next(stream))
@@ -289,10 +298,10 @@ def test_ended_before_it_began_it_opens_nothing(how: Callable[[ResponseStream], 
 
 @pytest.mark.parametrize("how", [ResponseStream.cancel, ResponseStream.close])
 @pytest.mark.parametrize("text", ["Hel", ""], ids=["between events", "before the first"])
-def test_another_thread_ends_a_wait_at_once(how: Callable[[ResponseStream], None], text: str) -> None:
+def test_another_thread_ends_a_wait_at_once(transport: TransportName, how: Callable[[ResponseStream], None], text: str) -> None:
     """The consumer is woken with Cancelled and what there is; the provider goes on to serve."""
     seen = threading.Event()
-    with ScriptedPeer(answers(Held() if text else mute, WHOLE)) as peer, provider_for(peer, timeouts=60) as provider:
+    with peer_and(transport, Held() if text else mute, WHOLE, timeouts=60) as (peer, provider):
         stream = provider.stream("Hi")
 
         def end_it() -> None:
@@ -310,14 +319,14 @@ def test_another_thread_ends_a_wait_at_once(how: Callable[[ResponseStream], None
         error = end_of(consume)
         thread.join()
         assert isinstance(error, Cancelled) and error.partial is not None and error.partial.text == text
-        assert end_of(stream.result) is error and len(peer.requests) == 1, "a cancel is not tried again"
-        assert provider.complete("Hi").text == "Hello" and live(provider) == 0
+        assert end_of(stream.result) is error and len(peer.bodies) == 1, "a cancel is not tried again"
+        assert provider.complete("Hi").text == "Hello" and running(provider) == 0
 
 
-def test_a_close_by_another_thread_between_two_events_is_seen_by_the_consumer() -> None:
+def test_a_close_by_another_thread_between_two_events_is_seen_by_the_consumer(transport: TransportName) -> None:
     """The consumer's loop ends with Cancelled, never quietly as if the answer had ended."""
     held = Held()
-    with peer_and(held) as (_, provider):
+    with peer_and(transport, held) as (_, provider):
         stream = provider.stream("Hi")
         to_first_text(stream)
         closer = threading.Thread(target=stream.close)
@@ -326,7 +335,7 @@ def test_a_close_by_another_thread_between_two_events_is_seen_by_the_consumer() 
         assert isinstance(end_of(lambda: list(stream)), Cancelled) and held.gone.wait(SOON)
 
 
-def test_a_cancel_ends_the_wait_before_a_retry() -> None:
+def test_a_cancel_ends_the_wait_before_a_retry(transport: TransportName) -> None:
     """The backoff is a wait like any other."""
     slow = RetryPolicy(initial_delay=30, max_delay=30)
     timers: list[threading.Timer] = []
@@ -336,11 +345,11 @@ def test_a_cancel_ends_the_wait_before_a_retry() -> None:
             timers.append(threading.Timer(0.02, stream.cancel))
             timers[0].start()
 
-    with peer_and(refusing(500), retry=slow, hooks=hook) as (peer, provider):
+    with peer_and(transport, refusing(500), retry=slow, hooks=hook) as (peer, provider):
         stream = provider.stream("Hi")
         assert isinstance(end_of(stream.result), Cancelled)
         timers[0].join()
-        assert len(peer.requests) == 1 and stream.metadata["attempts"] == 1
+        assert len(peer.bodies) == 1 and stream.metadata["attempts"] == 1
 
 
 @pytest.mark.parametrize(("batch", "ended"), [(WHOLE, False), (WHOLE[:-1], True)], ids=["terminal event read", "not yet"])
@@ -357,10 +366,10 @@ def test_a_cancel_between_two_events_of_a_batch(batch: list[Json], ended: bool) 
             assert stream.result().text == "Hello"
 
 
-def test_one_token_cancels_many_streams() -> None:
+def test_one_token_cancels_many_streams(transport: TransportName) -> None:
     """Those that run, one that waits to begin and one that is made later; not those that were not given it."""
     token, held = CancelToken(), [Held(), Held()]
-    with ScriptedPeer(answers(*held, WHOLE)) as peer, provider_for(peer) as provider:
+    with peer_and(transport, *held, WHOLE) as (peer, provider):
         running = [provider.stream("Hi", cancel=token) for _ in held]
         for stream in running:
             to_first_text(stream)
@@ -371,7 +380,7 @@ def test_one_token_cancels_many_streams() -> None:
         for stream in (*running, waiting, later):
             assert isinstance(end_of(stream.result), Cancelled)
         assert all(step.gone.wait(SOON) for step in held)
-        assert free.result().text == "Hello" and len(peer.requests) == 3 and live(provider) == 0
+        assert free.result().text == "Hello" and len(peer.bodies) == 3 and running(provider) == 0
 
 
 def test_a_token_keeps_nothing_of_finished_streams() -> None:
@@ -383,31 +392,30 @@ def test_a_token_keeps_nothing_of_finished_streams() -> None:
     assert not token._wakers
 
 
-def test_the_first_event_limit_is_a_typed_error() -> None:
+def test_the_first_event_limit_is_a_typed_error(transport: TransportName) -> None:
     """A peer that never answers: FirstEventTimeout with its phase, not tried again."""
-    with peer_and(mute) as (peer, provider):
+    with peer_and(transport, mute) as (peer, provider):
         error = end_of(lambda: provider.complete("Hi", timeouts=0.15))
         assert isinstance(error, FirstEventTimeout) and isinstance(error, TimeoutError)
-        assert (error.phase, error.request_sent, len(peer.requests)) == ("first_event", True, 1)
+        assert (error.phase, error.request_sent, len(peer.bodies)) == ("first_event", True, 1)
 
 
 # One consumer at a time.
 
 
 @pytest.mark.parametrize("other", [next, ResponseStream.result, list], ids=["next", "result", "for"])
-def test_a_second_consumer_is_refused(other: Callable[[Any], object]) -> None:
+def test_a_second_consumer_is_refused(transport: TransportName, other: Callable[[Any], object]) -> None:
     """While one thread waits in the stream, another gets an error at once; the first one's answer is whole."""
     release = threading.Event()
 
-    def step(conn: Conn) -> None:
-        conn.start_sse()
-        for at, event in enumerate(WHOLE):
-            if at == 5:
-                conn.hold(release)
-            conn.sse(event)
-        conn.finish()
+    def step(line: Line) -> None:
+        line.begin()
+        line.events(WHOLE[:5])
+        line.hold(release)
+        line.events(WHOLE[5:])
+        line.finish()
 
-    with peer_and(step) as (_, provider):
+    with peer_and(transport, step) as (_, provider):
         stream = provider.stream("Hi")
         to_first_text(stream)
         first: list[Result] = []
@@ -424,9 +432,9 @@ def test_a_second_consumer_is_refused(other: Callable[[Any], object]) -> None:
     assert first[0].text == "Hello" and stream.result() is first[0]
 
 
-def test_two_consumers_by_turns_share_the_events() -> None:
+def test_two_consumers_by_turns_share_the_events(transport: TransportName) -> None:
     """Handing a stream over from thread to thread is fine: no event is lost or doubled."""
-    with peer_and(WHOLE) as (_, provider):
+    with peer_and(transport, WHOLE) as (_, provider):
         stream = provider.stream("Hi")
         found: list[Json] = []
 
@@ -444,10 +452,10 @@ def test_two_consumers_by_turns_share_the_events() -> None:
 
 
 @pytest.mark.parametrize("hold", ["stream", "iterator", "text"])
-def test_an_abandoned_stream_ends_with_its_last_reference(hold: str) -> None:
+def test_an_abandoned_stream_ends_with_its_last_reference(transport: TransportName, hold: str) -> None:
     """With the collector off: the call is live no more and the peer sees the connection end."""
     held = Held()
-    with peer_and(held) as (_, provider), no_collector():
+    with peer_and(transport, held) as (_, provider), no_collector():
         stream: Any = provider.stream("Hi")
         if hold == "text":
             stream = stream.text_stream
@@ -456,21 +464,21 @@ def test_an_abandoned_stream_ends_with_its_last_reference(hold: str) -> None:
         for event in stream:
             if hold == "text" or event.text:
                 break
-        assert live(provider) == 1
+        assert running(provider) == 1
         del stream
         if hold != "text":
             del event
-        assert live(provider) == 0 and held.gone.wait(SOON)
+        assert running(provider) == 0 and held.gone.wait(SOON)
 
 
-def test_an_abandoned_stream_ends_after_a_retry_too() -> None:
+def test_an_abandoned_stream_ends_after_a_retry_too(transport: TransportName) -> None:
     """What the first attempt raised keeps nothing of the second one alive."""
     held = Held()
-    with ScriptedPeer(answers(refusing(500), held)) as peer, provider_for(peer) as provider, no_collector():
+    with peer_and(transport, refusing(500), held) as (peer, provider), no_collector():
         stream = provider.stream("Hi", cancel=CancelToken())
         to_first_text(stream)
         del stream
-        assert live(provider) == 0 and held.gone.wait(SOON)
+        assert running(provider) == 0 and held.gone.wait(SOON)
 
 
 @pytest.mark.parametrize("how", ["new", "running", "finished", "closed", "broken off"])
@@ -491,13 +499,13 @@ def test_a_stream_is_part_of_no_reference_cycle(how: str) -> None:
                     break
         watched: list[weakref.ref[Any]] = [weakref.ref(stream), weakref.ref(stream._events), weakref.ref(stream._turn)]
         del stream
-        assert [ref() for ref in watched] == [None] * 3 and live(provider) == 0
+        assert [ref() for ref in watched] == [None] * 3 and running(provider) == 0
 
 
-def test_a_provider_is_freed_with_its_last_reference() -> None:
+def test_a_provider_is_freed_with_its_last_reference(transport: TransportName) -> None:
     """Neither a stream nor a hook of ours keeps it, and nothing of a used one is left."""
     with LocalServer() as server, no_collector():
-        provider = provider_for(server)
+        provider = provider_for(server, transport=transport)
         stream = provider.stream("Hi")
         stream.result()
         watched = weakref.ref(provider)
@@ -506,41 +514,40 @@ def test_a_provider_is_freed_with_its_last_reference() -> None:
         assert watched() is None and stream.result().text == "Heard: Hi (context: 1)"
 
 
-def test_a_stream_outlives_its_provider() -> None:
+def test_a_stream_outlives_its_provider(transport: TransportName) -> None:
     """A stream of a provider that nobody holds goes on: only close() ends it."""
-    with ScriptedPeer(answers(WHOLE)) as peer:
-        stream = provider_for(peer).stream("Hi")
+    with Peer(transport, WHOLE) as peer:
+        stream = peer.provider().stream("Hi")
         gc.collect()
         assert stream.result().text == "Hello"
 
 
-def test_closing_the_provider_ends_its_streams_alone() -> None:
+def test_closing_the_provider_ends_its_streams_alone(transport: TransportName) -> None:
     """Another provider's are not touched; each of its own ends in ProviderClosed."""
     held = [Held() for _ in range(3)]
-    with ScriptedPeer(answers(*held)) as peer:
-        one, other = provider_for(peer), provider_for(peer)
+    with Peer(transport, *held) as peer:
+        one, other = peer.provider(), peer.provider()
         streams = [one.stream("Hi"), one.stream("Hi"), other.stream("Hi")]
         for stream in streams:
             to_first_text(stream)
         one.close()
         for stream in streams[:2]:
             assert isinstance(end_of(partial(list, stream)), ProviderClosed)
-        assert not streams[2].metadata["total_ms"] and live(other) == 1
+        assert not streams[2].metadata["total_ms"] and running(other) == 1
         streams[2].close()
         other.close()
         assert all(step.gone.wait(SOON) for step in held)
 
 
-def test_a_lost_connection_is_an_error_with_what_there_was() -> None:
+def test_a_lost_connection_is_an_error_with_what_there_was(transport: TransportName) -> None:
     """Never a quiet end."""
 
-    def cut(conn: Conn) -> None:
-        conn.start_sse()
-        for event in WHOLE[:5]:
-            conn.sse(event)
-        conn.cut()
+    def cut(line: Line) -> None:
+        line.begin()
+        line.events(WHOLE[:5])
+        line.cut()
 
-    with peer_and(cut) as (_, provider):
+    with peer_and(transport, cut) as (_, provider):
         stream = provider.stream("Hi")
         texts: list[str] = []
         with pytest.raises(ConnectionLost) as caught:

@@ -2,7 +2,8 @@
 
 Rules kept here:
 
-* Both protocols carry the same JSON texts. An answer is encoded before anything is measured.
+* Both protocols carry the same JSON texts. An answer is encoded before anything is measured, all but its id: no two answers have
+  the same, because a client may tell by the id what is left over of the answer before.
 * The events are those of a real server in their order: set-up, deltas, done events that repeat the text, one completed event.
 * The text is mostly ASCII, with a letter beyond it here and there, as real text has.
 """
@@ -10,9 +11,9 @@ Rules kept here:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import count, cycle, islice
 from typing import Any
 
 __all__ = ["OTHER_EVENTS", "Answer", "Bulk", "Paced", "chunk", "frame", "sse"]
@@ -28,6 +29,13 @@ _WORDS = ("streamed", "answers", "arrive", "piecewise", "while", "their", "reade
           "everything", "is there")  # fmt: skip
 _ITEM = "msg_0c58d3f1a97be4620068e1f0a1b2c3d4"
 _CHUNK = 16_384
+_ANY_ID = b"resp_" + b"?" * 48
+_numbers = count(1)
+
+
+def _fresh_id() -> bytes:
+    """An id of the same length as `_ANY_ID`."""
+    return b"resp_%048x" % next(_numbers)
 
 
 def frame(payload: bytes, opcode: int = 0x1) -> bytes:
@@ -60,7 +68,7 @@ def _encoded(event: Json) -> bytes:
 def _response(status: str, output: list[Json], usage: Json | None) -> Json:
     """A response object with the fields that a real one repeats."""
     return {
-        "id": "resp_0c58d3f1a97be4620068e1f0a0f1e2d3c4b5a69788796a5b4c", "object": "response", "created_at": 1_795_000_000,
+        "id": _ANY_ID.decode(), "object": "response", "created_at": 1_795_000_000,
         "status": status, "background": False, "error": None, "incomplete_details": None, "instructions": None,
         "max_output_tokens": None, "max_tool_calls": None, "model": "gpt-5.5", "output": output, "parallel_tool_calls": True,
         "previous_response_id": None, "prompt_cache_key": None, "reasoning": {"effort": "none", "summary": None},
@@ -145,16 +153,26 @@ class Bulk(Answer):
         text = "".join(pieces)
         self.characters = len(text)
         self.events = [*_opening(), *map(_delta, range(deltas), pieces), *_closing(text, deltas)]
-        self._websocket = b"".join(map(frame, self.events))
-        body = b"".join(map(sse, self.events))
-        cuts = range(0, len(body), _CHUNK)
-        self._sse = b"".join(chunk(body[cut : cut + _CHUNK]) for cut in cuts) + b"0\r\n\r\n"
+        self._websocket = b"".join(map(frame, self.events)).split(_ANY_ID)
+        # Chunks begin anew where an id comes soon, which a cut would otherwise go through.
+        parts = [b"".join(map(sse, part)) for part in (self.events[:4], self.events[4:-1], self.events[-1:])]
+        chunks = [chunk(part[cut : cut + _CHUNK]) for part in parts for cut in range(0, len(part), _CHUNK)]
+        self._sse = b"".join([*chunks, b"0\r\n\r\n"]).split(_ANY_ID)
 
     def send_websocket(self, send: Send) -> None:
-        send(self._websocket)
+        self._send(send, self._websocket)
 
     def send_sse(self, send: Send) -> None:
-        send(self._sse)
+        self._send(send, self._sse)
+
+    @staticmethod
+    def _send(send: Send, pieces: Sequence[bytes]) -> None:
+        """Send what stands between the ids, the large piece without a copy."""
+        first, second, deltas, completed = pieces
+        fresh = _fresh_id()
+        send(first + fresh + second + fresh)
+        send(deltas)
+        send(fresh + completed)
 
 
 @dataclass(frozen=True)
@@ -179,9 +197,10 @@ class Paced(Answer):
         send(b"0\r\n\r\n")
 
     def _send(self, send: Send, encode: Encode) -> None:
+        fresh = _fresh_id()
         for payload in _opening():
-            send(encode(payload))
+            send(encode(payload.replace(_ANY_ID, fresh)))
         for number, _ in zip(range(self.deltas), self.ticks(), strict=False):
             send(encode(_delta(number, f"{self.clock():020d}")))
         for payload in _closing("0" * 20, self.deltas):
-            send(encode(payload))
+            send(encode(payload.replace(_ANY_ID, fresh)))

@@ -8,7 +8,7 @@ It speaks WebSocket and HTTP/SSE, plain and over TLS, on raw sockets. A request'
 
 Rules kept here:
 
-* What is sent was encoded before; the peer's own work per answer is one ``sendall``.
+* What is sent was encoded before; the peer's own work per answer is a ``sendall`` or three.
 * It has a process of its own, so that its work is nobody's CPU time. It ends with the ``with`` block, or with its parent.
 * Nothing here comes from the package that is measured.
 """

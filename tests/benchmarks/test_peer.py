@@ -54,33 +54,38 @@ def read_frame(reader: IO[bytes]) -> tuple[int, bytes]:
     return first, reader.read(size)
 
 
-def websocket_events(url: str, authority: str, model: str) -> Events:
-    """What a raw client gets for a ping, a create frame and a close frame."""
+def websocket_events(url: str, authority: str, model: str) -> list[Events]:
+    """Two answers on one connection, as a raw client gets them, after a ping and before a close frame."""
     upgrade = (
         "GET /v1/responses HTTP/1.1\r\nHost: peer\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
     create = json.dumps({"type": "response.create", "model": model, "input": "Hi"}).encode()
     with connect(url, authority) as sock, sock.makefile("rb") as reader:
-        sock.sendall(upgrade.encode() + client_frame(0x9, b"still there?") + client_frame(0x1, create))
+        sock.sendall(upgrade.encode() + client_frame(0x9, b"still there?"))
         status, *fields = read_head(reader)
         assert status.startswith(b"HTTP/1.1 101 ")
         assert b"sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in fields  # the example of RFC 6455
         assert read_frame(reader) == (0x8A, b"still there?")
-        events: Events = []
-        while not events or events[-1]["type"] != "response.completed":
-            first, payload = read_frame(reader)
-            assert first == 0x81, "a whole text frame was expected"
-            events.append(json.loads(payload))
+        answers: list[Events] = []
+        for _ in range(2):
+            sock.sendall(client_frame(0x1, create))
+            events: Events = []
+            while not events or events[-1]["type"] != "response.completed":
+                first, payload = read_frame(reader)
+                assert first == 0x81, "a whole text frame was expected"
+                events.append(json.loads(payload))
+            answers.append(events)
         sock.sendall(client_frame(0x8, b"\x03\xe8"))
         assert (read_frame(reader), reader.read()) == ((0x88, b"\x03\xe8"), b"")
-    return events
+    return answers
 
 
-def sse_events(url: str, authority: str, model: str) -> Events:
-    """What a raw client gets for a request, on a connection that takes another one after it."""
+def sse_events(url: str, authority: str, model: str) -> list[Events]:
+    """Two answers on one connection, as a raw client gets them."""
     body = json.dumps({"model": model, "input": "Hi", "stream": True}).encode()
     request = b"POST /v1/responses HTTP/1.1\r\nHost: peer\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    answers: list[Events] = []
     with connect(url, authority) as sock, sock.makefile("rb") as reader:
         for _ in range(2):
             sock.sendall(request)
@@ -90,12 +95,15 @@ def sse_events(url: str, authority: str, model: str) -> Events:
                 text += reader.read(size)
                 assert reader.read(2) == b"\r\n"
             assert reader.readline() == b"\r\n"
-    events: Events = []
-    for block in text.decode().removesuffix("\n\n").split("\n\n"):
-        name, data = block.split("\n")
-        events.append(json.loads(data.removeprefix("data: ")))
-        assert name == f"event: {events[-1]['type']}"
-    return events
+            answers.append([sse_event(block) for block in text.decode().removesuffix("\n\n").split("\n\n")])
+    return answers
+
+
+def sse_event(block: str) -> dict[str, Any]:
+    name, data = block.split("\n")
+    event: dict[str, Any] = json.loads(data.removeprefix("data: "))
+    assert name == f"event: {event['type']}"
+    return event
 
 
 READERS = {"websocket": websocket_events, "sse": sse_events}
@@ -105,7 +113,7 @@ READERS = {"websocket": websocket_events, "sse": sse_events}
 @pytest.mark.parametrize("protocol", READERS)
 def test_the_bulk_answer_is_whole(peer: Peer, protocol: str, scheme: str) -> None:
     """Every event arrives, numbered without a gap, and the text of the end is what the deltas gave."""
-    events = READERS[protocol](getattr(peer, scheme), peer.authority, "bulk")
+    _, events = READERS[protocol](getattr(peer, scheme), peer.authority, "bulk")
     text = "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
     assert len(events) == DELTAS + OTHER_EVENTS
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
@@ -114,16 +122,26 @@ def test_the_bulk_answer_is_whole(peer: Peer, protocol: str, scheme: str) -> Non
     assert events[-1]["response"]["output"] == [events[-2]["item"]]
 
 
+@pytest.mark.parametrize("model", ["bulk", "paced"])
+@pytest.mark.parametrize("protocol", READERS)
+def test_each_answer_has_an_id_of_its_own(peer: Peer, protocol: str, model: str) -> None:
+    """One id through all of an answer, and another one in the next."""
+    answers = READERS[protocol](peer.plain, peer.authority, model)
+    ids = [[event["response"]["id"] for event in events if "response" in event] for events in answers]
+    assert [len(found) for found in ids] == [3, 3]
+    assert len({*ids[0]}) == len({*ids[1]}) == 1 != len({*ids[0], *ids[1]})
+
+
 @pytest.mark.parametrize("protocol", READERS)
 def test_the_paced_answer_tells_when_it_was_sent(peer: Peer, protocol: str) -> None:
     """The text of a delta is a time on this machine's monotonic clock, later each time."""
     began = time.monotonic_ns()
-    events = READERS[protocol](peer.plain, peer.authority, "paced")
+    events = sum(READERS[protocol](peer.plain, peer.authority, "paced"), [])
     sent = [int(event["delta"]) for event in events if event["type"] == "response.output_text.delta"]
-    assert len(sent) == PACED_DELTAS
+    assert len(sent) == 2 * PACED_DELTAS
     times = [began, *sent, time.monotonic_ns()]
     assert times == sorted(times)
-    assert len(set(sent)) == PACED_DELTAS
+    assert len(set(sent)) == len(sent)
 
 
 def test_the_answer_has_the_size_that_is_reported() -> None:

@@ -19,16 +19,18 @@ def provider_of(server: LocalServer, **options: Any) -> Provider:
 
 
 def test_it_passes_without_a_key_in_a_pipe(command: Command) -> None:
-    """Twenty calls with tools, each checked, a plain table, the totals, within 15 seconds."""
+    """Twenty calls with tools over a WebSocket that is lost once, each checked; a plain table, the totals, within 15 seconds."""
     began = time.monotonic()
     done = command("demo", OPENAI_API_KEY="")
     assert time.monotonic() - began < 15
     assert (done.status, done.err) == (0, "")
     head, *rows, totals = done.out.splitlines()
-    assert head.split()[:4] == ["#", "what", "transport", "input"]
+    assert head.split() == ["#", "what", "transport", "continuation", "bytes", "of", "full", "first", "ms", "check"]
     assert [row.split()[0] for row in rows] == [str(n) for n in range(1, 21)]
-    assert all(row.endswith(" ok") and " http_sse " in row and " full " in row for row in rows)
-    assert totals.startswith("20 model calls, 5 tool calls, ")
+    assert all(row.endswith(" ok") and " websocket " in row and "% " in row for row in rows)
+    assert [number for number, row in enumerate(rows, 1) if " delta " not in row] == [1, 11]
+    assert " no_previous_response " in rows[0] and " websocket_reconnected " in rows[10]
+    assert totals.startswith("20 model calls, 5 tool calls, 18 continued, ")
     assert totals.endswith(": all right")
 
 
@@ -42,14 +44,17 @@ def test_json_is_a_summary(here: Command) -> None:
     done = here("demo", "--json")
     summary = json.loads(done.out)
     assert summary["ok"] is True
-    assert (summary["model_calls"], summary["tool_calls"], summary["connections"]) == (20, 5, 1)
-    assert [turn["problem"] for turn in summary["turns"]] == [""] * 20
+    assert (summary["model_calls"], summary["tool_calls"], summary["connections"]) == (20, 5, 2)
+    assert (summary["continued"], summary["turns"][10]["input"]) == (18, "websocket_reconnected")
+    assert summary["bytes_sent"] < 0.4 * summary["full_bytes"] == 0.4 * sum(t["bytes_sent"] for t in summary["http_turns"])
+    assert [t["text"] for t in summary["turns"]] == [t["text"] for t in summary["http_turns"]]
+    assert [turn["problem"] for turn in summary["turns"] + summary["http_turns"]] == [""] * 40
     assert all(turn["bytes_sent"] > 0 and turn["first_event_ms"] <= turn["total_ms"] for turn in summary["turns"])
 
 
 def test_the_conversation_is_what_a_program_would_send(server: LocalServer) -> None:
-    """Twenty requests, each with the whole history: every text, every call and every output so far."""
-    with provider_of(server) as provider:
+    """Twenty requests over HTTP, each with the whole history: every text, every call and every output so far."""
+    with provider_of(server, transport="http_sse") as provider:
         assert run_demo(provider, exact=True, limit=15, show=False)["ok"]
     assert len(server.requests) == CALLS == 20
     last = server.requests[-1].body["input"]
@@ -62,7 +67,7 @@ def test_a_server_that_miscounts_fails_it(command: Command, server: LocalServer)
     """One wrong count in one answer, and the demo says where and exits with 1."""
 
     def lying(body: dict[str, Any]) -> Any:
-        if sum(item.get("role") == "user" for item in body["input"]) != 2:
+        if body["input"][-1].get("content") != "First I go to the north.":
             return None
         text = "Heard: First I go to the north. (context: 3)"
         return [created(), delta(text), completed(text)]
@@ -78,7 +83,7 @@ def test_a_text_that_differs_from_its_pieces_fails_it(server: LocalServer) -> No
     """What was streamed must be what the result holds."""
     text = "Heard: Hello, I plan a journey. (context: 1)"
     server.scenario = lambda body: [created(), delta("something else"), completed(text)] if len(body["input"]) == 1 else None
-    with provider_of(server) as provider:
+    with provider_of(server, transport="http_sse") as provider:
         summary = run_demo(provider, exact=True, limit=15, show=False)
     assert summary["problem"] == "1 of 20 calls; call 1: the text that was streamed is not the text of the result"
 
@@ -114,7 +119,7 @@ def test_a_server_that_hangs_fails_it_in_time(server: LocalServer) -> None:
 def test_against_another_model_the_words_are_free(server: LocalServer) -> None:
     """Where the model is not the local one, only answers and tool calls are asked for."""
     server.scenario = lambda body: None if "get_" in str(body["input"][-1]) else [created(), delta("Yes."), completed("Yes.")]
-    with provider_of(server) as provider:
+    with provider_of(server, transport="http_sse") as provider:
         assert run_demo(provider, exact=False, limit=15, show=False)["ok"]
         assert not run_demo(provider, exact=True, limit=15, show=False)["ok"]
 
@@ -125,3 +130,18 @@ def test_on_a_terminal_it_is_a_table_with_check_marks(keyless: dict[str, str]) -
         terminal.until("all right")
         assert terminal.status() == 0
     assert terminal.shown.count("✓") == 20
+
+
+def test_without_a_websocket_it_fails(server: LocalServer) -> None:
+    """Where every call falls back to HTTP the texts are right, and the demo still says that this is not what it shows."""
+    with provider_of(server, websocket_url="ws://127.0.0.1:1/v1/responses") as provider:
+        summary = run_demo(provider, exact=True, limit=15, show=False)
+    assert summary["problem"] == "call 1 went over http_sse, and again over http_sse"
+    assert [turn["problem"] for turn in summary["turns"]] == [""] * CALLS
+
+
+def test_without_continuation_it_fails(server: LocalServer) -> None:
+    """Where everything is sent every time the demo fails."""
+    with provider_of(server, continuation="off") as provider:
+        summary = run_demo(provider, exact=True, limit=15, show=False)
+    assert summary["problem"] == "only 0 of 20 calls were continued"

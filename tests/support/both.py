@@ -31,7 +31,8 @@ from typing import Any, Literal
 from pixir_sync import Provider
 from tests.support.fake import provider_for
 from tests.support.peer import Conn, ScriptedPeer
-from tests.support.ws_peer import HOLD, WebSocketPeer, Wire
+from tests.support.ws_peer import WebSocketPeer, Wire
+from tests.support.ws_wire import HOLD
 
 __all__ = ["HttpLine", "Line", "Peer", "Step", "TransportName", "WebSocketLine", "bare", "refusing"]
 
