@@ -21,16 +21,19 @@ from pixir_sync.cancellation import CancelToken
 from pixir_sync.config import ProviderConfig
 from pixir_sync.credentials import Credential, check_headers, secrets_of
 from pixir_sync.hooks import HookEvent
-from pixir_sync.protocol.errors import NotAuthenticated, PixirError
+from pixir_sync.protocol.compare import copied
+from pixir_sync.protocol.errors import InvalidRequest, NotAuthenticated, PixirError
 from pixir_sync.protocol.intake import Known
 from pixir_sync.protocol.request import Body, Request, build
 from pixir_sync.protocol.result import Evidence
 from pixir_sync.protocol.retry import RequestRate
 from pixir_sync.transports.base import Transport
 
-__all__ = ["Engine", "Origins", "Stats"]
+__all__ = ["Engine", "OnPayload", "Origins", "Stats"]
 
 log = logging.getLogger("pixir_sync")
+
+OnPayload = Callable[[dict[str, Any]], Mapping[str, Any] | None]
 
 
 def _nothing(message: str) -> None:
@@ -145,6 +148,19 @@ class Engine:
             warn=_nothing if quiet else log.warning,
             known=known,
         )
+
+    def snapshot(self, request: Request, known: Known = (), on_payload: OnPayload | None = None) -> Body:
+        """The body of a request as it is now, and as ``on_payload`` wants it. Raises `InvalidRequest`."""
+        body = self.build(request, known=known)
+        try:
+            body = body.frozen()  # of the tools and other fields, too: they are the caller's objects
+            if on_payload is None:
+                return body
+            payload = body.payload
+            changed = on_payload(payload)
+            return body.replaced(payload if changed is None else copied(changed))
+        except RecursionError:
+            raise InvalidRequest("the request is nested too deeply, or contains itself") from None
 
     def authorize(self, secrets: list[str]) -> dict[str, str]:
         """The credential's headers now; ``secrets`` becomes its values. For a transport that sends them, once per attempt.

@@ -20,22 +20,19 @@ from typing import Any
 from pixir_sync.cancellation import CancelToken, cancelled
 from pixir_sync.config import Timeouts
 from pixir_sync.deadline import Deadline
-from pixir_sync.engine import Engine, log
+from pixir_sync.engine import Engine, OnPayload, log
 from pixir_sync.hooks import HookEvent
 from pixir_sync.protocol import outcome
 from pixir_sync.protocol.assembly import HANDLERS, ResultAssembler
 from pixir_sync.protocol.classify import from_event
-from pixir_sync.protocol.compare import copied
 from pixir_sync.protocol.errors import Cancelled, ConnectionLost, InvalidRequest, PixirError, ProviderClosed, TotalTimeout
 from pixir_sync.protocol.events import IGNORED, Event, Terminal, is_output, is_terminal
-from pixir_sync.protocol.request import Body, Request
+from pixir_sync.protocol.request import Request
 from pixir_sync.protocol.result import Evidence, Result
 from pixir_sync.protocol.turn import GATED, Action, Decision, Situation, decide
 from pixir_sync.transports.base import Call
 
 __all__ = ["OnPayload", "Turn"]
-
-OnPayload = Callable[[dict[str, Any]], Mapping[str, Any] | None]
 
 _numbers = count()
 _DELIVERED = ("completed", "incomplete")
@@ -123,7 +120,8 @@ class Turn:
             raise ProviderClosed("the provider is closed")
         self._check_cancel()
         self.engine.stats.fold()
-        body = self._snapshot()
+        known = self._transport.known(self._session, self._scope) if self._on_payload is None else ()
+        body = self.engine.snapshot(self._request, known, self._on_payload)
         self._model = body.fields["model"]
         self._parse = body.parse
         self._situation.stores, self._situation.caller_managed = body.stores, body.caller_managed
@@ -131,27 +129,13 @@ class Turn:
         call = Call(
             body=body, timeouts=self._timeouts, deadline=self._deadline, cancel=self.token, evidence=self.evidence,
             authorize=dict, origin_of=self.engine.origins, headers=self._headers, session=self._session, scope=self._scope,
-            identity=lambda: self.engine.credential.identity,
+            identity=partial(getattr, self.engine.credential, "identity"),  # a call that is kept does not keep this turn
         )  # fmt: skip
         if not body.settled:
             call.full_input()  # what a server would refuse is said before any network
         elif not body.caller_managed:
             body.for_wire(body.items[body.settled :], self.engine.origins)
         return call
-
-    def _snapshot(self) -> Body:
-        """The request as it is now, and as ``on_payload`` wants it."""
-        known = self._transport.known(self._session, self._scope) if self._on_payload is None else ()
-        body = self.engine.build(self._request, known=known)
-        try:
-            body = body.frozen()  # of the tools and other fields, too: they are the caller's objects
-            if self._on_payload is None:
-                return body
-            payload = body.payload
-            changed = self._on_payload(payload)
-            return body.replaced(payload if changed is None else copied(changed))
-        except RecursionError:
-            raise InvalidRequest("the request is nested too deeply, or contains itself") from None
 
     def _attempt(self, call: Call) -> Iterator[Event]:
         """Make one attempt and yield its events; ends after the terminal one, which it raises if it is an error."""

@@ -27,7 +27,7 @@ _numbers = count()
 
 def warm_up(engine: Engine, transport: Transport, request: Request, session: str, scope: str | None) -> bool:
     """Whether the server prepared this request on the session's connection. Raises `InvalidRequest` for a wrong request only."""
-    body = engine.build(request, known=transport.known(session, scope)).frozen()
+    body = engine.snapshot(request, transport.known(session, scope))
     body = replace(body, fields=body.fields | {"generate": False})
     secrets: list[str] = []
     call = Call(

@@ -370,14 +370,14 @@ def test_one_token_cancels_many_streams(transport: TransportName) -> None:
     """Those that run, one that waits to begin and one that is made later; not those that were not given it."""
     token, held = CancelToken(), [Held(), Held()]
     with peer_and(transport, *held, WHOLE) as (peer, provider):
-        running = [provider.stream("Hi", cancel=token) for _ in held]
-        for stream in running:
+        begun = [provider.stream("Hi", cancel=token) for _ in held]
+        for stream in begun:
             to_first_text(stream)
         waiting = provider.stream("Hi", cancel=token)
         free = provider.stream("Hi")
         token.cancel()
         later = provider.stream("Hi", cancel=token)
-        for stream in (*running, waiting, later):
+        for stream in (*begun, waiting, later):
             assert isinstance(end_of(stream.result), Cancelled)
         assert all(step.gone.wait(SOON) for step in held)
         assert free.result().text == "Hello" and len(peer.bodies) == 3 and running(provider) == 0

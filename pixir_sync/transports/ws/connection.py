@@ -170,13 +170,13 @@ class Connection(Mortal):
     def _decide(self, lane: Lane, deadline: Deadline) -> threading.Lock | None:
         """`_ROLE`: it was taken. None: the wait is over. Else the lock to wait on. Under the state lock."""
         assert self._state.locked()
+        lane.parked = None  # a consumer that was late to wake must not leave a ghost for the baton to go to
         if not (lane.queue or lane.stopped or self.death is not None):
             if self._reader is None:
                 self._reader = lane
                 return _ROLE
             if not deadline.passed:
                 return lane.park()
-        lane.parked = None
         self._pass_baton()
         return None
 
@@ -220,7 +220,7 @@ class Connection(Mortal):
                 self.writer.flush(self)
             if ready & ~select.POLLOUT:
                 self._fill(lane)
-            elif not ready and deadline.passed:
+            if self._reader is lane and deadline.passed:
                 with self._state:
                     self._release()
                 return True
@@ -238,11 +238,11 @@ class Connection(Mortal):
     def drain(self, limit: int) -> None:
         """Read without waiting, about this many bytes at most; for a thread that has no stream of its own to wait for."""
         visitor = object()
-        with self._state:
-            if self._reader is not None or self.death is not None:
-                return
-            self._reader = visitor
         try:
+            with self._state:
+                if self._reader is not None or self.death is not None:
+                    return
+                self._reader = visitor
             while limit > 0 and not self.full:
                 size = self._fill(None)
                 if size == _NOTHING:

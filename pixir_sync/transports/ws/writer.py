@@ -128,6 +128,7 @@ class Writer:
                 if self.holder is holder:
                     self.holder = None
                 self.wake_waiting()
+            self._wire.wake()
             raise
 
     def _take(self, connection: Reads, lane: Lane, limit: Deadline) -> bool:
