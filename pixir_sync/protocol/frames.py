@@ -206,8 +206,8 @@ def _sendable(code: int) -> bool:
 def _read_close(payload: bytes) -> tuple[int, str] | FrameError:
     if not payload:
         return 1005, ""
-    code = int.from_bytes(payload[:2], "big")
-    if len(payload) == 1 or not _sendable(code):
+    code = int.from_bytes(payload[:2], "big")  # of one byte alone: below 256, never valid
+    if not _sendable(code):
         return FrameError(1002, "a close frame of the server's has no valid code")
     try:
         return code, str(payload[2:], "utf-8")

@@ -19,6 +19,11 @@ PRINTED = {
     "first_conversation": "Heard: Good morning (context: 1)\nHeard: What did I say? (context: 2)\n",
     "offline_test": "passed\n",
     "own_credential": "refreshed\nHeard: Hello (context: 1)\n",
+    "sessions": (
+        "Heard: Good morning (context: 1) | 1 of 1 items sent\n"
+        "Heard: What did I say? (context: 2) | 1 of 3 items sent\n"
+        "Heard: And now? (context: 3) | websocket_reconnected\n"
+    ),
     "structured_output": "City(name='Graz', people=300000)\n",
     "time_limits": "first_event_timeout in phase first_event; a TimeoutError: True\n",
     "tool_call": 'called: get_weather\nTool answered: "{"city": "city", "sky": "clear"}" (context: 1)\n',

@@ -31,7 +31,7 @@ from typing import Any, Literal
 from pixir_sync import Provider
 from tests.support.fake import provider_for
 from tests.support.peer import Conn, ScriptedPeer
-from tests.support.ws_peer import WebSocketPeer, Wire
+from tests.support.ws_peer import Frame, WebSocketPeer, Wire
 from tests.support.ws_wire import HOLD
 
 __all__ = ["HttpLine", "Line", "Peer", "Step", "TransportName", "WebSocketLine", "bare", "refusing"]
@@ -44,6 +44,7 @@ _TERMINAL = ("response.completed", "response.incomplete", "response.failed", "re
 class Line(ABC):
     """One answer, in the hands of its step."""
 
+    @abstractmethod
     def begin(self) -> None:
         """The answer begins; over a WebSocket nothing is sent for it."""
 
@@ -127,6 +128,9 @@ class WebSocketLine(Line):
         self.wire = wire
         self._ended = False
 
+    def begin(self) -> None:
+        pass
+
     def event(self, event: Mapping[str, Any]) -> None:
         self._ended = self._ended or event.get("type") in _TERMINAL
         self.wire.send(event)
@@ -207,11 +211,17 @@ class Peer:
         return len(self.server.connections)
 
     @property
+    def frames(self) -> list[Frame]:
+        """Every frame that came; over a WebSocket only."""
+        assert isinstance(self.server, WebSocketPeer)
+        return [frame for wire in self.server.connections for frame in wire.frames]
+
+    @property
     def received(self) -> bytes:
-        """Every byte that came, on all connections in their order; over a WebSocket the payloads unmasked."""
+        """Every byte that came; over a WebSocket the heads of the upgrades and the payloads of the frames, unmasked."""
         if isinstance(self.server, WebSocketPeer):
             wires = self.server.connections
-            return b"".join(wire.head + b"".join(frame.payload for frame in wire.frames) for wire in wires)
+            return b"".join(wire.head for wire in wires) + b"".join(frame.payload for frame in self.frames)
         return b"".join(bytes(conn.received) for conn in self.server.connections)
 
     def wait_requests(self, count: int) -> None:

@@ -172,12 +172,12 @@ class Exchange:
         return events
 
     def _of_this_response(self, events: list[Any]) -> list[Any]:
-        """Before the first event: what still comes of the last response is nobody's. A gateway may give all one id: created counts."""
+        """Before the first event: what comes of the last response is nobody's, up to the next created one: some servers have one id."""
         last = self.connection.response_id if self.connection is not None else None
-        kinds = [data.get("type") if isinstance(data, dict) else None for data in events]
-        begun = kinds.index("response.created") if "response.created" in kinds else len(events)
         if last is None:
             return events
+        kinds = [data.get("type") if isinstance(data, dict) else None for data in events]
+        begun = kinds.index("response.created") if "response.created" in kinds else len(events)
         return [data for at, data in enumerate(events) if at >= begun or not isinstance(data, dict) or response_id(data) != last]
 
     def expect_next(self, events: list[Any]) -> None:

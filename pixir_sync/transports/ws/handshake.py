@@ -31,7 +31,6 @@ HEAD_LIMIT = 65_536
 """How much is read before the heads must have ended, in bytes."""
 
 _CHUNK = 16_384
-_LINE_LIMIT = 1_024  # of a chunk's size line
 _BODY_WAIT = 2.0  # seconds for a refusal's body: its status says most
 _SLICE = 0.05  # seconds between looks at the cancel flag
 _BEGINS = b"HTTP/1."
@@ -199,8 +198,6 @@ class Opening:
 
     def _line(self) -> bytes:
         while (end := self._unread.find(b"\n")) < 0:
-            if len(self._unread) > _LINE_LIMIT:
-                raise self.failed("a line is too long")
             self._more()
         line = bytes(self._unread[:end])
         del self._unread[: end + 1]

@@ -19,6 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol
 
 from pixir_sync.config import PoolOptions
@@ -168,30 +169,35 @@ class Ledger:
         return self._make_room() and self._lease(waiter, None, self.reasons.pop(name, None))
 
     def _grant_loose(self, waiter: Waiter) -> bool:
-        fitting = [] if waiter.fresh else self._fitting(waiter.key)
-        if not fitting:
-            return self._make_room() and self._lease(waiter, None)
+        loose = () if waiter.fresh else self.loose.get(waiter.key.scope, ())
+        fitting = [idle for idle in loose if not idle.claimed and idle.key == waiter.key]
         for idle in fitting:
-            if idle.connection is waiter.prefer:
+            if idle.connection is waiter.prefer and not self.weed(idle):
                 return self._lease(waiter, idle)
-        claims = _comparable(fitting, waiter.items)
-        if not claims or claims == fitting[:1]:
-            return self._lease(waiter, fitting[0])
+        claims = self._comparable(fitting, waiter.items)
+        oldest = next((idle for idle in fitting if not self.weed(idle)), None)
+        if oldest is None:
+            return self._make_room() and self._lease(waiter, None)
+        if not claims or claims == [oldest]:
+            return self._lease(waiter, oldest)
         for idle in claims:
             idle.claimed = True
         waiter.claims = claims
         return True
 
-    def _fitting(self, key: PoolKey) -> list[Idle]:
-        """The idle ones without a session that a call with this key can have; those that are no longer good go."""
-        of_key = [idle for idle in self.loose.get(key.scope, ()) if not idle.claimed and idle.key == key]
-        return [idle for idle in of_key if not self.weed(idle)]
+    def _comparable(self, fitting: list[Idle], items: list[dict[str, Any]] | None) -> list[Idle]:
+        """Of the last used those whose baseline, by its length, could begin this input; the longest first."""
+        most = len(items or ())
+        held = ((idle, idle.connection.baseline) for idle in (reversed(fitting) if most else ()))
+        sized = ((idle, len(baseline.input)) for idle, baseline in held if baseline is not None)
+        lengths = dict(islice(((idle, n) for idle, n in sized if 0 < n <= most and not self.weed(idle)), CANDIDATES))
+        return sorted(lengths, key=lengths.__getitem__, reverse=True)
 
     def weed(self, idle: Idle) -> bool:
-        """Condemn an idle connection that is no longer good; true if it was."""
+        """Whether an idle connection is gone, because it was no longer good: that is looked at here."""
         if (fault := self.fault(idle.connection, idle.since)) is not None:
             self.condemn(idle, fault)
-        return fault is not None
+        return idle not in self.idle
 
     def _unfit(self, idle: Idle, waiter: Waiter) -> str | None:
         """Why a call cannot have its session's idle connection."""
@@ -240,10 +246,11 @@ class Ledger:
                 del self.loose[scope]
 
     def condemn(self, idle: Idle, reason: str) -> None:
-        """Take an idle connection out, to be retired; its session's next lease says why."""
-        self._take_out(idle)
-        self.condemned.append(idle.connection)
-        self._remember((idle.key.scope, idle.session), reason)
+        """Take an idle connection out, once, to be retired; its session's next lease says why."""
+        if idle in self.idle:
+            self._take_out(idle)
+            self.condemned.append(idle.connection)
+            self._remember((idle.key.scope, idle.session), reason)
 
     def shut(self) -> None:
         """No more leases: the idle go now, what is leased or claimed when it comes back, and those who wait look up."""
@@ -288,11 +295,3 @@ class Ledger:
             self.loose.setdefault(idle.key.scope, {})[idle] = None
         else:
             self.sessions[name] = idle
-
-
-def _comparable(fitting: list[Idle], items: list[dict[str, Any]] | None) -> list[Idle]:
-    """Of the last used those whose baseline, by its length, could begin this input; the longest first."""
-    most = len(items or ())
-    held = [(len(baseline.input), idle) for idle in reversed(fitting) if (baseline := idle.connection.baseline) is not None]
-    able = [(length, idle) for length, idle in held if 0 < length <= most][:CANDIDATES]
-    return [idle for _, idle in sorted(able, key=lambda pair: pair[0], reverse=True)]

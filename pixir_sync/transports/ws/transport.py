@@ -83,6 +83,8 @@ class WebSocketTransport(Transport):
     def close(self) -> None:
         self._pool.close()
         self._keepalive.close()
+        if self._pool.live == 0:
+            self._keepalive.join(1.0)  # it ends at once, and then nothing of this provider is left
 
     # One attempt.
 

@@ -492,8 +492,13 @@ def test_the_callers_own_cookie_is_sent() -> None:
 
 @both
 def test_a_trace_of_the_library_shows_no_key(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A program that has websocket-client log everything does not log the credential, nor what a refusal says."""
-    scripts = [agrees, answers(401, b'{"error": {"message": "swordfish"}}', X_Word="swordfish")]
+    """A program that has websocket-client log everything does not log the credential, nor what the server said."""
+
+    def agrees_at_length(conn: Conn) -> None:
+        conn.send(agreement(conn, X_Word="swordfish"))
+        conn.wait_closed()
+
+    scripts = [agrees_at_length, answers(401, b'{"error": {"message": "swordfish"}}', X_Word="swordfish")]
     websocket.enableTrace(True, handler=logging.NullHandler())
     try:
         with ScriptedPeer(scripts, ssl_context=server_context() if kind == "tls" else None) as peer:

@@ -253,19 +253,20 @@ def test_a_proxy_that_takes_its_time(script: object) -> None:
 
 @pytest.mark.row("C6")
 def test_the_proxy_has_no_limit_of_its_own() -> None:
-    """A proxy and a server that are each within the limit, and together are not, are too late."""
+    """A proxy and a TLS handshake behind it that are each within the limit, and together are not, are too late."""
+    context = server_context("api.example")
 
     def script(conn: Conn) -> None:
         conn.read_request()
         time.sleep(0.7)
         conn.send(b"HTTP/1.1 200 OK\r\n\r\n")
-        head = agreement(conn)
         time.sleep(0.7)
         with suppress(OSError):
-            conn.send(head)
+            conn.sock = context.wrap_socket(conn.sock, server_side=True)
+            conn.send(agreement(conn))
 
     with ScriptedPeer(script) as peer, pytest.raises(ConnectTimeout):
-        opened("ws://api.example/", network=at(peer), limit=1.0)
+        opened(TARGET, network=at(peer), limit=1.0)
 
 
 @pytest.mark.parametrize(

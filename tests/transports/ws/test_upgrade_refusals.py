@@ -153,6 +153,15 @@ def test_a_large_body_is_not_read(kind: str, coding: str) -> None:
 
 
 @pytest.mark.row("B17")
+def test_a_large_body_is_not_waited_for() -> None:
+    """Once the kept part is there, the rest of what was declared is of no interest."""
+    said = b"HTTP/1.1 500 Oh\r\nContent-Length: 25165824\r\n\r\n" + b"y" * (BODY_LIMIT + 1)
+    with peer_of("plain", says(said)) as peer, took(0, 1.8):
+        error = refused(peer, limit=30)
+    assert (len(error.details["body"]), error.details["body_truncated"]) == (BODY_LIMIT, True)
+
+
+@pytest.mark.row("B17")
 def test_a_body_that_does_not_come() -> None:
     """Two seconds are enough for it: the status says what there is to say, also where the limit for connecting passes."""
     with peer_of("plain", says(b"HTTP/1.1 401 No\r\nContent-Length: 100\r\n\r\npart")) as peer:

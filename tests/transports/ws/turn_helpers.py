@@ -1,0 +1,99 @@
+"""What the tests of turns share: how a turn went, answers made of items, peers that refuse, and one that speaks HTTP beside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from pixir_sync import Provider, Result, RetryPolicy, user
+from tests.support.events import completed, created, response
+from tests.support.peer import Conn, Script, ScriptedPeer
+from tests.support.tls import authority
+from tests.support.ws_peer import Script as WireScript
+from tests.support.ws_peer import Wire
+from tests.transports.http.helpers import answers
+
+Json = dict[str, Any]
+
+__all__ = ["Talk", "accepting", "answer_of", "http_peer", "how", "message", "quick", "refusing", "with_http"]
+
+
+def how(result: Result) -> str | None:
+    """``delta``, or why it was none; None over HTTP."""
+    facts = result.provider_metadata
+    assert facts["used_previous_response_id"] == facts["continuation_attempted"]
+    if facts["used_previous_response_id"]:
+        assert facts["continuation_reset_reason"] is None
+        return "delta"
+    reason: str | None = facts["continuation_reset_reason"]
+    return reason
+
+
+class Talk:
+    """A conversation whose history is one list that grows in place, as most programs keep it."""
+
+    def __init__(self, provider: Provider, session: str | None = "s", **options: Any) -> None:
+        self.history: list[Any] = []
+        self._provider, self._options = provider, {"session": session, **options}
+
+    def say(self, text: str, **options: Any) -> Result:
+        """One turn: this text is appended, and the answer's items."""
+        self.history.append(user(text))
+        result = self._provider.complete(self.history, **{**self._options, **options})
+        self.history.extend(result.output_items)
+        return result
+
+
+def message(text: str, number: int = 1, **more: Any) -> Json:
+    """A message as a server puts it out."""
+    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    return {"id": f"msg_{number}", "type": "message", "status": "completed", "role": "assistant", "content": [part], **more}
+
+
+def answer_of(items: Sequence[Json], id: str = "resp_1") -> list[Json]:
+    """A response that puts out these items."""
+    done = [{"type": "response.output_item.done", "output_index": at, "item": item} for at, item in enumerate(items)]
+    return [created(id), *done, completed(response(id, output=list(items)))]
+
+
+def quick(retries: int = 0, **settings: Any) -> RetryPolicy:
+    """A retry policy whose own delays are short."""
+    return RetryPolicy(max_retries=retries, initial_delay=0.01, **settings)
+
+
+# For a peer that leaves the upgrade to its scripts.
+
+
+def refusing(status: int, body: Any = b"", headers: Mapping[str, str | None] | None = None) -> WireScript:
+    """Refuses the upgrade."""
+    return lambda wire: wire.refuse(status, headers, body)
+
+
+def accepting(script: WireScript) -> WireScript:
+    """Says yes to the upgrade, and goes on with this script."""
+
+    def run(wire: Wire) -> None:
+        wire.accept()
+        script(wire)
+
+    return run
+
+
+# HTTP beside it.
+
+
+def http_peer(stack: ExitStack, tls: bool, script: Script = answers) -> ScriptedPeer:
+    """A peer for the same provider's HTTP; by default it answers everything with "hi"."""
+    return stack.enter_context(ScriptedPeer(script, ssl_context=authority().server_context() if tls else None))
+
+
+def with_http(peer: Any, http: ScriptedPeer, **options: Any) -> Json:
+    """The options of a provider that has the WebSocket at one peer and HTTP at the other."""
+    return {"transport": "auto", "websocket_url": peer.websocket_url, "base_url": http.base_url, **options}
+
+
+def never(conn: Conn) -> None:
+    """The script of an HTTP peer that must not be asked."""
+    conn.read_request()
+    raise AssertionError("a request came over HTTP")
