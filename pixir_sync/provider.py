@@ -69,18 +69,18 @@ class Provider:
     def _start(self) -> None:
         """Everything but the configuration, which is all that a pickle carries."""
         config = self._config
-        credential = config.credentials()
         self._token = CancelToken()
         self._http = HttpTransport(config)
-        if isinstance(config.transport, Transport):
-            transports: dict[str, Transport] = {config.transport.name: config.transport}
-            preference = config.transport.name
+        given = config.transport
+        if isinstance(given, Transport):
+            transports: dict[str, Transport] = {given.name: given}
+        elif isinstance(given, str):
+            http = {} if given == "websocket" else {"http_sse": self._http}
+            transports = {**({"websocket": WebSocketTransport(config)} if given in ("auto", "websocket") else {}), **http}
         else:
-            preference = "http_sse" if config.transport == "sse" else config.transport
-            transports = {"http_sse": self._http} if preference == "http_sse" else {"websocket": WebSocketTransport(config)}
-            if preference == "auto":
-                transports["http_sse"] = self._http
-        self._engine = Engine(config, credential, transports, preference)
+            raise InvalidRequest(f"transport must be a Transport, which {type(given).__name__} does not inherit from")
+        preference = "auto" if given == "auto" else next(iter(transports))
+        self._engine = Engine(config, config.credentials(), transports, preference)
         found = transports.get("websocket")
         self._websocket = found if isinstance(found, WebSocketTransport) else None
 

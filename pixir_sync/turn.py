@@ -29,7 +29,7 @@ from pixir_sync.protocol.errors import Cancelled, ConnectionLost, InvalidRequest
 from pixir_sync.protocol.events import IGNORED, Event, Terminal, is_output, is_terminal
 from pixir_sync.protocol.request import Request
 from pixir_sync.protocol.result import Evidence, Result
-from pixir_sync.protocol.turn import GATED, Action, Decision, Situation, decide
+from pixir_sync.protocol.turn import GATED, Action, Decision, Situation, decide, own_words
 from pixir_sync.transports.base import Call
 
 __all__ = ["OnPayload", "Turn"]
@@ -213,6 +213,8 @@ class Turn:
             raise error
         if decision.delay >= self._deadline.remaining():
             raise error  # the limit for the whole call would pass before the next attempt
+        if decision.action is Action.HTTP:
+            self.evidence.fallback_message = own_words(error)
         attempt, following = self.evidence.attempts, decision.action.value
         log.info("attempt %d failed with %s (%s), next: %s", attempt, error.kind, error.status, following)
         return decision

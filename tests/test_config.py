@@ -12,9 +12,9 @@ import pytest
 from pixir_sync import InvalidRequest, Keepalive, Network, PoolOptions, Provider, ProviderConfig, RetryPolicy, Timeouts
 from pixir_sync.config import resolve
 from pixir_sync.local import LocalServer
+from tests.support.both import Peer, TransportName
 from tests.support.events import text_response
-from tests.support.fake import answers, provider_for
-from tests.support.peer import ScriptedPeer
+from tests.support.fake import provider_for
 
 NAN, INF = float("nan"), float("inf")
 
@@ -86,13 +86,13 @@ def test_a_wrong_websocket_url_is_refused(url: Any) -> None:
         Provider(websocket_url=url, model="m")
 
 
-def test_a_path_and_a_slash_at_the_end_lead_to_the_same_place() -> None:
-    """The request goes to base_url with /responses behind it."""
-    with ScriptedPeer(answers(text_response("ok"))) as peer:
+def test_a_path_and_a_slash_at_the_end_lead_to_the_same_place(transport: TransportName) -> None:
+    """The request, or the upgrade, goes to base_url with /responses behind it."""
+    with Peer(transport, text_response("ok")) as peer:
         for url in (peer.base_url, f"{peer.base_url}/", peer.base_url.replace("/v1", "/a/b")):
-            with provider_for(peer, base_url=url) as provider:
+            with peer.provider(base_url=url) as provider:
                 provider.complete("Hi")
-        assert [request.path for request in peer.requests] == ["/v1/responses", "/v1/responses", "/a/b/responses"]
+        assert [head.path for head in peer.heads] == ["/v1/responses", "/v1/responses", "/a/b/responses"]
 
 
 NUMBERS: list[tuple[Any, str, bool]] = [

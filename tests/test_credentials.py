@@ -11,9 +11,9 @@ import pytest
 from pixir_sync import ApiKey, Credential, InvalidRequest, Network, NotAuthenticated, PixirError, Provider
 from pixir_sync.credentials import CallableKey, EnvironmentKey, check_headers, secrets_of
 from pixir_sync.local import LocalServer
+from tests.support.both import Peer, TransportName, refusing
 from tests.support.events import text_response
-from tests.support.fake import answers, provider_for, refusing
-from tests.support.peer import ScriptedPeer
+from tests.support.fake import provider_for
 
 
 class Token:
@@ -55,18 +55,25 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalServer]:
     ],
     ids=["argument", "callable", "object", "ApiKey", "CallableKey"],
 )
-def test_each_form_of_a_key_is_taken(server: LocalServer, option: Callable[[str], dict[str, Any]]) -> None:
+def test_each_form_of_a_key_is_taken(
+    server: LocalServer, transport: TransportName, option: Callable[[str], dict[str, Any]]
+) -> None:
     """The server sees the bearer, for a stream and for the other requests alike."""
-    with provider_for(server, **option(server.api_key)) as provider:
+    with provider_for(server, transport=transport, **option(server.api_key)) as provider:
         assert provider.complete("Hi").text == "Heard: Hi (context: 1)"
         assert provider.models() == ["local-model"]
     assert {request.headers["Authorization"] for request in server.requests} == {f"Bearer {server.api_key}"}
 
 
 @pytest.mark.row("D1")
-def test_the_environment_is_read_at_call_time(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A provider that was made without a key finds the one that is set later; without one the error names the variable."""
-    with provider_for(server, api_key=None) as provider:
+def test_the_environment_is_read_at_call_time(
+    server: LocalServer, transport: TransportName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider that was made without a key finds the one that is set later; without one the error names the variable.
+
+    A connection that was opened with another key is not used for it.
+    """
+    with provider_for(server, api_key=None, transport=transport) as provider:
         for call in (lambda: provider.complete("Hi"), provider.models):
             with pytest.raises(NotAuthenticated, match="OPENAI_API_KEY") as caught:
                 call()
@@ -76,7 +83,7 @@ def test_the_environment_is_read_at_call_time(server: LocalServer, monkeypatch: 
         monkeypatch.setenv("OPENAI_API_KEY", "other")
         with pytest.raises(NotAuthenticated) as caught:
             provider.complete("Hi")
-        assert caught.value.status == 401 and caught.value.request_sent
+        assert caught.value.status == 401 and caught.value.request_sent == (transport == "http_sse")
         monkeypatch.setenv("OPENAI_API_KEY", " ")
         with pytest.raises(NotAuthenticated, match="OPENAI_API_KEY"):
             provider.complete("Hi")
@@ -104,13 +111,13 @@ def test_a_preset_has_its_own_variable(server: LocalServer, monkeypatch: pytest.
 
 
 @pytest.mark.row("D1")
-def test_a_credential_gives_its_headers_once_per_attempt() -> None:
-    """All of them are sent, over those of the call; a retry asks again."""
+def test_a_credential_gives_its_headers_once_per_attempt(transport: TransportName) -> None:
+    """All of them are sent, over those of the call; a retry asks again, though an open WebSocket has no use for the answer."""
     token = Token("t-123")
-    with ScriptedPeer(answers(refusing(500), text_response("ok"))) as peer, provider_for(peer, credential=token) as provider:
+    with Peer(transport, refusing(500), text_response("ok")) as peer, peer.provider(credential=token) as provider:
         provider.complete("Hi", headers={"x-account": "other", "X-Trace": "7"})
-        assert token.calls == len(peer.requests) == 2
-    for request in peer.requests:
+        assert token.calls == len(peer.bodies) == 2 and len(peer.heads) == (1 if transport == "websocket" else 2)
+    for request in peer.heads:
         found = {name: request.headers[name] for name in ("authorization", "x-account", "x-trace")}
         assert found == {"authorization": "Bearer t-123", "x-account": "a-1", "x-trace": "7"}
 
@@ -127,16 +134,16 @@ def test_an_identity_is_not_read_before_it_is_needed(server: LocalServer, monkey
 
 
 @pytest.mark.row("D3")
-def test_a_refreshable_credential_is_refreshed_once(server: LocalServer) -> None:
+def test_a_refreshable_credential_is_refreshed_once(server: LocalServer, transport: TransportName) -> None:
     """After one 401 the refreshed token is used; a second 401 is the error."""
-    with provider_for(server, credential=Refreshable("old", server.api_key)) as provider:
+    with provider_for(server, credential=Refreshable("old", server.api_key), transport=transport) as provider:
         result = provider.complete("Hi")
         assert result.provider_metadata["attempts"] == 2 and provider.stats()["replays"] == {"credential_refreshed": 1}
-    with provider_for(server, credential=Refreshable("old", "older", "oldest")) as provider:
+    with provider_for(server, credential=Refreshable("old", "older", "oldest"), transport=transport) as provider:
         with pytest.raises(NotAuthenticated) as caught:
             provider.complete("Hi")
         assert caught.value.status == 401
-    assert len(server.requests) == 4
+    assert len(server.requests if transport == "http_sse" else server.upgrades) == 4
 
 
 def _fails() -> str:
@@ -252,13 +259,13 @@ def test_a_name_that_goes_into_a_header_is_refused(name: str, value: Any) -> Non
 
 
 @pytest.mark.row("D5")
-def test_headers_that_can_be_sent_arrive() -> None:
+def test_headers_that_can_be_sent_arrive(transport: TransportName) -> None:
     """An empty value, a tab within one, Latin-1; the call's go over the network's, those over our own."""
     own = {"X-Empty": "", "X-Tab": "a\tb", "X-Latin": "caf\xe9", "X-Both": "call"}
     network = Network(trust_env=False, headers={"X-Both": "network", "X-Net": "1", "User-Agent": "mine/1"})
-    with ScriptedPeer(answers(text_response("ok"))) as peer, provider_for(peer, network=network, originator="me") as provider:
+    with Peer(transport, text_response("ok")) as peer, peer.provider(network=network, originator="me") as provider:
         provider.complete("Hi", headers=own)
-        found = peer.requests[0].headers
+        found = peer.heads[0].headers
     assert {name: found[name.lower()] for name in own} == own
     assert (found["x-net"], found["user-agent"], found["originator"]) == ("1", "mine/1", "me")
 

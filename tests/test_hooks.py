@@ -7,8 +7,9 @@ from dataclasses import fields
 import pytest
 
 from pixir_sync import Cancelled, CancelToken, HookEvent, InvalidRequest, Provider, ProviderError, RateLimited
+from tests.support.both import Peer, TransportName, refusing
 from tests.support.events import completed, created, incomplete, text_response
-from tests.support.fake import QUICK, FakeTransport, answers, provider_for, refusing
+from tests.support.fake import QUICK, FakeTransport, answers, provider_for
 from tests.support.peer import ScriptedPeer
 
 
@@ -17,20 +18,32 @@ def told(events: list[HookEvent]) -> list[tuple[str, int, str]]:
 
 
 @pytest.mark.row("C4")
-def test_hooks_see_attempts_retries_and_the_end() -> None:
+def test_hooks_see_attempts_retries_and_the_end(transport: TransportName) -> None:
     """Two refusals and an answer, over a real socket: the waits and the time since the call began are told, too."""
     events: list[HookEvent] = []
     again = refusing(503, {"error": {"message": "no", "code": None}}, {"retry-after-ms": "20"})
-    with ScriptedPeer(answers(again, again, text_response("ok"))) as peer, provider_for(peer, hooks=events.append) as provider:
+    with Peer(transport, again, again, text_response("ok")) as peer, peer.provider(hooks=events.append) as provider:
         provider.complete("Hi")
     assert told(events) == [
         ("attempt", 1, ""), ("retry", 1, "overloaded"), ("attempt", 2, ""), ("retry", 2, "overloaded"), ("attempt", 3, ""),
         ("finish", 3, "completed"),
     ]  # fmt: skip
-    assert all(event.transport == "http_sse" for event in events)
+    assert all(event.transport == transport for event in events)
     assert [event.delay >= 0.02 for event in events] == [False, True, False, True, False, False]
     times = [event.elapsed for event in events]
     assert times == sorted(times) and times[-1] >= 0.04
+
+
+def test_hooks_see_a_fallback() -> None:
+    """It stands between the attempt that failed and the one over HTTP, under the transport that is used from there on."""
+    events: list[HookEvent] = []
+    script = answers(lambda conn: conn.respond(426), text_response("ok"))
+    with ScriptedPeer(script) as peer, provider_for(peer, hooks=events.append) as provider:
+        provider.complete("Hi")
+    assert told(events) == [
+        ("attempt", 1, ""), ("fallback", 1, "websocket_unsupported"), ("attempt", 2, ""), ("finish", 2, "completed"),
+    ]  # fmt: skip
+    assert [event.transport for event in events] == ["websocket", "http_sse", "http_sse", "http_sse"]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +82,7 @@ def test_several_hooks_are_told_in_their_order() -> None:
     assert order == ["a attempt", "b attempt", "a finish", "b finish"]
 
 
-def test_what_a_hook_raises_ends_the_call() -> None:
+def test_what_a_hook_raises_ends_the_call(transport: TransportName) -> None:
     """At an attempt nothing is sent; after a retry was announced nothing more is."""
 
     def stop_at(name: str) -> object:
@@ -79,17 +92,17 @@ def test_what_a_hook_raises_ends_the_call() -> None:
 
         return hook
 
-    with ScriptedPeer(answers(refusing(500), text_response("ok"))) as peer:
-        with provider_for(peer, hooks=stop_at("attempt")) as provider, pytest.raises(KeyError):
+    with Peer(transport, refusing(500), text_response("ok")) as peer:
+        with peer.provider(hooks=stop_at("attempt")) as provider, pytest.raises(KeyError):
             provider.complete("Hi")
-        assert not peer.requests
-        with provider_for(peer, hooks=stop_at("retry")) as provider:
+        assert peer.connections == 0
+        with peer.provider(hooks=stop_at("retry")) as provider:
             stream = provider.stream("Hi")
             with pytest.raises(KeyError):
                 next(stream)
             with pytest.raises(Cancelled):
                 stream.result()
-        assert len(peer.requests) == 1
+        assert len(peer.bodies) == 1
 
 
 def test_an_error_of_a_hook_at_the_end_keeps_the_result() -> None:
@@ -121,12 +134,12 @@ def test_an_error_of_a_hook_at_the_end_sends_nothing_again() -> None:
 
 
 @pytest.mark.row("A26")
-def test_hook_events_hold_facts_only() -> None:
+def test_hook_events_hold_facts_only(transport: TransportName) -> None:
     """Numbers and words of the library's and the provider's codes; and they cannot be changed."""
     assert {f.name for f in fields(HookEvent)} == {"name", "transport", "attempt", "reason", "delay", "elapsed"}
     events: list[HookEvent] = []
     refusal = refusing(400, {"error": {"message": "zebra is no word", "code": "bad"}})
-    with ScriptedPeer(answers(refusal)) as peer, provider_for(peer, hooks=events.append) as provider:
+    with Peer(transport, refusal) as peer, peer.provider(hooks=events.append) as provider:
         with pytest.raises(ProviderError, match="zebra"):
             provider.complete("zebra")
     assert told(events)[-1] == ("finish", 1, "provider_http_error") and "zebra" not in repr(events)

@@ -7,6 +7,7 @@ import pickle
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,9 +32,11 @@ from pixir_sync import (
     user,
 )
 from pixir_sync.local import LocalServer
+from tests.support.both import Line, Peer, TransportName, bare, refusing
 from tests.support.events import created, text_response
-from tests.support.fake import QUICK, FakeTransport, answers, provider_for, refusing
-from tests.support.peer import Conn, ScriptedPeer
+from tests.support.fake import FakeTransport, answers, provider_for
+from tests.support.fake import refusing as refusing_http
+from tests.support.peer import ScriptedPeer
 
 Json = dict[str, Any]
 
@@ -45,8 +48,8 @@ def server() -> Iterator[LocalServer]:
 
 
 @pytest.fixture
-def provider(server: LocalServer) -> Iterator[Provider]:
-    with provider_for(server, model="local-model") as made:
+def provider(server: LocalServer, transport: TransportName) -> Iterator[Provider]:
+    with provider_for(server, model="local-model", transport=transport) as made:
         yield made
 
 
@@ -110,13 +113,21 @@ def test_a_transport_of_the_callers_drives_the_provider() -> None:
 
 
 @pytest.mark.row("A3")
-@pytest.mark.parametrize("transport", ["auto", "http_sse", "sse"])
-def test_the_transports_that_exist_answer(server: LocalServer, transport: str) -> None:
-    """Each name of the HTTP transport leads to it; the preference is kept under its own name."""
-    with provider_for(server, transport=transport) as provider:
+@pytest.mark.parametrize(
+    ("option", "preference", "active"),
+    [({}, "auto", "websocket"), ({"transport": "auto"}, "auto", "websocket"),
+     ({"transport": "websocket"}, "websocket", "websocket"), ({"transport": "http_sse"}, "http_sse", "http_sse"),
+     ({"transport": "sse"}, "http_sse", "http_sse")],
+    ids=lambda value: str(value) if isinstance(value, dict) else None,
+)  # fmt: skip
+def test_each_name_of_a_transport_leads_to_it(server: LocalServer, option: Json, preference: str, active: str) -> None:
+    """The default is auto, which goes over the WebSocket; the preference is kept under its own name."""
+    with provider_for(server, **option) as provider:
+        assert provider.request_body_preview("Hi").get("type") == ("response.create" if active == "websocket" else None)
         found = provider.complete("Hi").provider_metadata
-    assert found["active_transport"] == "http_sse"
-    assert found["transport_preference"] == ("http_sse" if transport == "sse" else transport)
+        assert list(provider.stats()["turns"]) == [active]
+    assert (found["transport_preference"], found["active_transport"], found["fallback_reason"]) == (preference, active, None)
+    assert [request.transport for request in server.requests] == [active] and len(server.upgrades) == (active == "websocket")
 
 
 OPTIONS: list[tuple[Json, str]] = [
@@ -126,6 +137,10 @@ OPTIONS: list[tuple[Json, str]] = [
     ({"transport": None}, "transport must be"),
     ({"transport": 5}, "transport must be"),
     ({"transport": object()}, "transport must be"),
+    ({"transport": SimpleNamespace(attempt=print)}, "transport must be"),
+    ({"transport": ""}, "transport must be one of"),
+    ({"transport": "http-sse"}, "did you mean 'http_sse'"),
+    ({"transport": "websocket "}, "did you mean 'websocket'"),
     ({"continuation": "on"}, "continuation must be one of"),
     ({"continuation": "exactly"}, "did you mean 'exact'"),
     ({"continuation": True}, "continuation must be"),
@@ -158,12 +173,6 @@ def test_a_wrong_option_is_refused_by_name(options: Json, says: str) -> None:
     """InvalidRequest when the provider is made, with the option and the nearest name."""
     with pytest.raises(InvalidRequest, match=says):
         Provider(**options)
-
-
-def test_a_websocket_is_refused_with_what_to_use_instead() -> None:
-    """This version speaks HTTP only, and says so rather than use something else."""
-    with pytest.raises(InvalidRequest, match="transport: 'websocket' does not exist in this version yet; use 'auto'"):
-        Provider(transport="websocket")
 
 
 CALLS: list[tuple[Json, str]] = [
@@ -217,11 +226,11 @@ def test_a_wrong_call_is_refused_before_any_network(arguments: Json, says: str) 
         assert not peer.connections and caught.value.kind == "invalid_args"
 
 
-def test_a_request_without_a_json_form_is_refused() -> None:
+def test_a_request_without_a_json_form_is_refused(transport: TransportName) -> None:
     """A value that JSON cannot say, and one that contains itself, are found when the request is read."""
     inner: Json = {"type": "object"}
     inner["properties"] = inner
-    with ScriptedPeer(answers(text_response("ok"))) as peer, provider_for(peer) as provider:
+    with Peer(transport, text_response("ok")) as peer, peer.provider() as provider:
         for extra in ({"x": object()}, {"x": float("nan")}, {"x": inner}):
             with pytest.raises(InvalidRequest) as caught:
                 provider.complete("Hi", extra_body=extra)
@@ -242,31 +251,30 @@ def test_timeouts_of_a_call_go_over_the_providers(given: Any) -> None:
     assert (found.idle, found.connect) == (3 if given == 3 else 3.5, 10 if isinstance(given, Timeouts) else 1)
 
 
-def test_the_total_limit_holds_over_all_attempts() -> None:
+def test_the_total_limit_holds_over_all_attempts(transport: TransportName) -> None:
     """A second attempt has only what the first one left, and a wait that would pass the limit is not begun."""
 
-    def silent(conn: Conn) -> None:
-        conn.start_sse()
-        conn.sse(created())
-        conn.wait_closed()
+    def silent(line: Line) -> None:
+        line.begin()
+        line.event(created())
+        line.wait_closed()
 
-    script = answers(text_response("ok"), refusing(500), silent)
-    with ScriptedPeer(script) as peer, provider_for(peer) as provider:
+    with Peer(transport, text_response("ok"), refusing(500), silent) as peer, peer.provider() as provider:
         provider.complete("Hi")  # what only a first call needs is there now
         with pytest.raises(TotalTimeout) as caught:
             provider.complete("Hi", timeouts=Timeouts(total=0.5))
-        assert caught.value.partial is not None and len(peer.requests) == 3
+        assert caught.value.partial is not None and len(peer.bodies) == 3
         assert 450 <= caught.value.partial.provider_metadata["total_ms"] < 2000
     slow = RetryPolicy(initial_delay=30, max_delay=30, jitter=0)
-    with ScriptedPeer(answers(refusing(500))) as peer, provider_for(peer, retry=slow) as provider:
+    with Peer(transport, refusing(500)) as peer, peer.provider(retry=slow) as provider:
         with pytest.raises(ProviderError):
             provider.complete("Hi", timeouts=Timeouts(total=20))
-        assert len(peer.requests) == 1
+        assert len(peer.bodies) == 1
 
 
-def test_requests_per_minute_holds_a_call_back_until_its_turn() -> None:
+def test_requests_per_minute_holds_a_call_back_until_its_turn(transport: TransportName) -> None:
     """With one place a minute the second call waits, here until its own limit; the first one did not."""
-    with LocalServer() as server, provider_for(server, requests_per_minute=1) as provider:
+    with LocalServer() as server, provider_for(server, requests_per_minute=1, transport=transport) as provider:
         provider.complete("one")
         with pytest.raises(TotalTimeout):
             provider.complete("two", timeouts=Timeouts(total=0.1))
@@ -276,9 +284,9 @@ def test_requests_per_minute_holds_a_call_back_until_its_turn() -> None:
 # Threads.
 
 
-def test_threads_share_a_provider_and_never_mix_texts(server: LocalServer) -> None:
+def test_threads_share_a_provider_and_never_mix_texts(server: LocalServer, transport: TransportName) -> None:
     """Eight providers with two threads each, all at once: every stream carries its own answer, piece by piece."""
-    providers = [provider_for(server) for _ in range(8)]
+    providers = [provider_for(server, transport=transport) for _ in range(8)]
     together = threading.Barrier(16)
 
     def run(number: int) -> list[tuple[str, str]]:
@@ -295,7 +303,7 @@ def test_threads_share_a_provider_and_never_mix_texts(server: LocalServer) -> No
                 assert streamed == text == f"Heard: thread {number} turn {turn} (context: 1)"
     for made in providers:
         stats = made.stats()
-        assert stats["turns"] == {"http_sse": {"full": 8}} and stats["errors"] == {}
+        assert stats["turns"] == {transport: {"full": 8}} and stats["errors"] == {}
         assert stats["connections"]["opened"] + stats["connections"]["reused"] == 8
         made.close()
 
@@ -303,17 +311,16 @@ def test_threads_share_a_provider_and_never_mix_texts(server: LocalServer) -> No
 # Life.
 
 
-def test_close_ends_streams_in_flight_and_later_calls() -> None:
+def test_close_ends_streams_in_flight_and_later_calls(transport: TransportName) -> None:
     """A stream that waits ends in ProviderClosed with its partial result; afterwards every call does. Twice is once."""
 
-    def half(conn: Conn) -> None:
-        conn.start_sse()
-        for event in text_response("Hel", "lo")[:5]:
-            conn.sse(event)
-        conn.wait_closed()
+    def half(line: Line) -> None:
+        line.begin()
+        line.events(text_response("Hel", "lo")[:5])
+        line.wait_closed()
 
-    with ScriptedPeer(answers(half)) as peer:
-        provider = provider_for(peer)
+    with Peer(transport, half) as peer:
+        provider = peer.provider()
         stream = provider.stream("Hi")
         while not next(stream).text:
             pass
@@ -329,12 +336,13 @@ def test_close_ends_streams_in_flight_and_later_calls() -> None:
                      lambda: provider.warm_up("Hi", session="s")):  # fmt: skip
             with pytest.raises(ProviderClosed):
                 call()
-        assert len(peer.requests) == 1 and "closed" in repr(provider)
+        assert len(peer.bodies) == 1 and "closed" in repr(provider)
+        assert provider.stats()["connections"]["live"] == 0
 
 
-def test_a_stream_that_had_not_begun_ends_in_provider_closed(server: LocalServer) -> None:
+def test_a_stream_that_had_not_begun_ends_in_provider_closed(server: LocalServer, transport: TransportName) -> None:
     """A stream made before the close opens nothing after it."""
-    provider = provider_for(server)
+    provider = provider_for(server, transport=transport)
     stream = provider.stream("Hi")
     provider.close()
     with pytest.raises(ProviderClosed):
@@ -342,37 +350,48 @@ def test_a_stream_that_had_not_begun_ends_in_provider_closed(server: LocalServer
     assert server.connections == 0
 
 
-def test_nothing_is_opened_before_the_first_call(server: LocalServer) -> None:
+@pytest.mark.row("B1")
+@pytest.mark.parametrize("preference", ["auto", "websocket", "http_sse"])
+def test_nothing_is_opened_before_the_first_call(server: LocalServer, preference: str) -> None:
     """Neither a thread nor a connection: not by making a provider, not by making a stream, not by the lifecycle."""
     before = threading.enumerate()
-    with provider_for(server) as provider:
+    with provider_for(server, transport=preference) as provider:
         stream = provider.stream("Hi", session="s")
-        assert provider.has_session("s") is False and provider.warm_up("Hi", session="s", scope="u") is False
+        assert provider.has_session("s") is False and provider.request_body_preview("Hi")
+        if preference == "http_sse":
+            assert provider.warm_up("Hi", session="s", scope="u") is False
         provider.release("s")
+        pickle.loads(pickle.dumps(provider)).close()
         assert provider.stats()["connections"] == {"opened": 0, "reused": 0, "live": 0}
         stream.close()
     assert threading.enumerate() == before and server.connections == 0 and not server.requests
 
 
-def test_warm_up_refuses_a_wrong_request(provider: Provider) -> None:
-    """It is false over HTTP for a good request, and says what is wrong with another."""
+def test_warm_up_refuses_a_wrong_request(provider: Provider, server: LocalServer) -> None:
+    """It says what is wrong, before any network; what the network does is never raised."""
+    inner: Json = {"type": "object"}
+    inner["properties"] = inner
     with pytest.raises(InvalidRequest, match="history is empty"):
         provider.warm_up([], session="s")
     with pytest.raises(InvalidRequest, match="session"):
         provider.warm_up("Hi", session="")
+    if provider.config.transport == "websocket":
+        with pytest.raises(InvalidRequest, match="contains itself"):
+            provider.warm_up({"input": "Hi", "metadata": {}, "extra_body": {"x": inner}}, session="s")
+    assert server.connections == 0
 
 
-def test_a_provider_pickles(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_provider_pickles(server: LocalServer, transport: TransportName, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its configuration travels, with a key that was given; a key of the environment is read anew; used before or not."""
-    with provider_for(server, model="local-model", store=True) as provider:
+    with provider_for(server, model="local-model", store=True, transport=transport) as provider:
         provider.complete("Hi")
         data = pickle.dumps(provider)
         with pickle.loads(data) as copy:
             assert copy.complete("Ho").text == "Heard: Ho (context: 1)"
-            assert copy.config == provider.config and copy.stats()["turns"] == {"http_sse": {"full": 1}}
+            assert copy.config == provider.config and copy.stats()["turns"] == {transport: {"full": 1}}
     assert server.requests[1].connection != server.requests[0].connection
     monkeypatch.setenv("OPENAI_API_KEY", "wrong")
-    data = pickle.dumps(provider_for(server, api_key=None))
+    data = pickle.dumps(provider_for(server, api_key=None, transport=transport))
     assert b"wrong" not in data
     monkeypatch.setenv("OPENAI_API_KEY", server.api_key)
     with pickle.loads(data) as copy:
@@ -390,14 +409,13 @@ def test_a_config_holds_all_options_and_options_win() -> None:
 
 
 @pytest.mark.row("A23")
-def test_probe_models_and_model_supported(server: LocalServer, provider: Provider) -> None:
+def test_probe_models_and_model_supported(server: LocalServer, provider: Provider, transport: TransportName) -> None:
     """The catalogue is the server's; a probe is one tiny call, and raises what the call raises."""
     assert provider.models() == ["local-model"]
     assert provider.model_supported("local-model") and not provider.model_supported("other")
     assert provider.probe() == "local-model"
-    body = server.requests[-1].body
-    assert body["max_output_tokens"] == 16 and body["stream"] is True
-    with provider_for(server, api_key="wrong") as other, pytest.raises(NotAuthenticated):
+    assert bare(server.requests[-1].body, transport)["max_output_tokens"] == 16
+    with provider_for(server, api_key="wrong", transport=transport) as other, pytest.raises(NotAuthenticated):
         other.probe()
     with pytest.raises(InvalidRequest, match="id"):
         provider.model_supported("")
@@ -439,17 +457,17 @@ def test_a_compacted_conversation_goes_on(server: LocalServer, provider: Provide
 @pytest.mark.parametrize("answer", [b"[]", b"no", {"data": 5}, {}], ids=repr)
 def test_a_strange_answer_to_a_list_is_an_invalid_response(answer: Any) -> None:
     """What is no list of objects is an error of the library's own kind."""
-    with ScriptedPeer(answers(refusing(200, answer))) as peer, provider_for(peer) as provider:
+    with ScriptedPeer(answers(refusing_http(200, answer))) as peer, provider_for(peer) as provider:
         for call in (provider.models, lambda: provider.input_items("resp_1")):
             with pytest.raises(InvalidResponse):
                 call()
 
 
-def test_every_error_is_a_pixir_error(server: LocalServer) -> None:
+def test_every_error_is_a_pixir_error(server: LocalServer, transport: TransportName) -> None:
     """One except clause catches a refusal, a cancel and a wrong argument; each turns into plain data."""
     token = CancelToken()
     token.cancel()
-    with provider_for(server, api_key="wrong", retry=QUICK) as provider:
+    with provider_for(server, api_key="wrong", transport=transport) as provider:
         for kind, fields in ((NotAuthenticated, {}), (Cancelled, {"cancel": token}), (InvalidRequest, {"top_p": -1})):
             with pytest.raises(PixirError) as caught:
                 provider.complete("Hi", **fields)

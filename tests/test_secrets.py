@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from pixir_sync import Network, PixirError, Provider, ProviderError, Request, user
+from pixir_sync.protocol.continuation import Delta
 from pixir_sync.protocol.result import Result
+from tests.support.both import HttpLine, Line, Peer, TransportName, refusing
 from tests.support.events import Json, failed, function_call_response, text_response
-from tests.support.fake import answers, provider_for, refusing
-from tests.support.peer import Conn, ScriptedPeer
+from tests.support.fake import FakeTransport, provider_for
+from tests.support.ws_peer import Script, WebSocketPeer, Wire
 
 KEY, TOKEN, ACCOUNT = "sk-" + "quagga" * 3, "tok-" + "okapi" * 3, "acct-" + "dugong" * 3
 PROMPT, ANSWER, PROXY = "prompt-" + "numbat" * 2, "answer-" + "bilby" * 2, "pw-" + "tapir" * 3
@@ -45,7 +47,7 @@ class Everything(logging.Handler):
 def log() -> Iterator[list[str]]:
     """All that is logged at DEBUG, by the libraries below, too."""
     handler, root = Everything(), logging.getLogger()
-    names = ["pixir_sync", "urllib3", "urllib3.connectionpool", "requests", "sseclient", "asyncio"]
+    names = ["pixir_sync", "urllib3", "urllib3.connectionpool", "requests", "sseclient", "websocket", "asyncio"]
     before = {name: logging.getLogger(name).level for name in ["root", *names]}
     root.addHandler(handler)
     root.setLevel(logging.DEBUG)
@@ -70,21 +72,20 @@ def shown_of(error: PixirError) -> list[object]:
     return [repr(error), error.code, details, repr(error.partial), error.partial and error.partial.provider_metadata]
 
 
-def lost(conn: Conn) -> None:
-    conn.start_sse()
-    for event in text_response(ANSWER)[:5]:
-        conn.sse(event)
-    conn.cut()
+def lost(line: Line) -> None:
+    line.begin()
+    line.events(text_response(ANSWER)[:5])
+    line.cut()
 
 
-def malformed(conn: Conn) -> None:
-    conn.start_sse()
-    for event in text_response(ANSWER)[:5]:
-        conn.sse(event)
-    conn.write(f"event: response.odd\ndata: {{{ANSWER}\n\n{ANSWER}: {ANSWER}\n\nid: {ANSWER}\n\n".encode())
-    for event in text_response(ANSWER)[5:]:
-        conn.sse(event)
-    conn.finish()
+def malformed(line: Line) -> None:
+    line.begin()
+    line.events(text_response(ANSWER)[:5])
+    line.text(f"{{{ANSWER}".encode())
+    if isinstance(line, HttpLine):
+        line.conn.write(f"event: response.odd\ndata: {{{ANSWER}\n\n{ANSWER}: {ANSWER}\n\nid: {ANSWER}\n\n".encode())
+    line.events(text_response(ANSWER)[5:])
+    line.finish()
 
 
 REQUEST: Json = {"system_prompt": PROMPT, "developer_context": PROMPT, "metadata": {"a": PROMPT}, "user": PROMPT,
@@ -96,20 +97,32 @@ REQUEST: Json = {"system_prompt": PROMPT, "developer_context": PROMPT, "metadata
                          ids=["key", "account", "callable"])  # fmt: skip
 @pytest.mark.parametrize("step", [text_response(ANSWER), malformed, function_call_response("f", {"a": ANSWER})],
                          ids=["text", "malformed", "call"])  # fmt: skip
-def test_a_call_that_succeeds_shows_nothing(log: list[str], option: Json, step: Any) -> None:
+def test_a_call_that_succeeds_shows_nothing(transport: TransportName, log: list[str], option: Json, step: Any) -> None:
     """Reprs of all that it made, the log, the statistics, the evidence."""
     network = Network(trust_env=False, headers={"X-Api-Key": KEY})
-    with ScriptedPeer(answers(step)) as peer, provider_for(peer, network=network, **option) as provider:
+    with Peer(transport, step) as peer, peer.provider(network=network, **option) as provider:
         stream = provider.stream([user(PROMPT)], headers={"X-Key": TOKEN}, session="s", **REQUEST)
         before = repr(stream)
         events = list(stream)
         result = stream.result()
-        assert KEY.encode() in bytes(peer.connections[0].received) and PROMPT.encode() in peer.requests[0].body
+        assert KEY.encode() in peer.received and PROMPT.encode() in peer.received
         clean(before, stream, repr(events), repr(result), result.provider_metadata, stream.metadata)
         clean(repr(result.function_calls), provider, repr(provider.config), repr(vars(provider)), provider.stats())
+        clean(repr(vars(provider._http)), repr(provider._websocket and vars(provider._websocket)))
         clean(repr(network), repr(provider.config.credentials()), repr(Request(history=PROMPT, system_prompt=PROMPT)))
-    assert any(line.startswith("urllib3") for line in log), "the test listens"
+    assert transport == "websocket" or any(line.startswith("urllib3") for line in log), "the test listens"
     clean(*log)
+
+
+@pytest.mark.row("A26")
+def test_what_a_transport_gets_prints_without_its_content() -> None:
+    """A transport of the caller's own may log the call that it is given: the body, the headers and the credential stay out."""
+    fake = FakeTransport([text_response(ANSWER)])
+    with Provider(transport=fake, model="m", api_key=KEY) as provider:
+        provider.complete(PROMPT, session="s", headers={"X-Key": TOKEN}, **REQUEST)
+        call = fake.calls[0]
+        assert call.authorize()["Authorization"] == f"Bearer {KEY}" and call.secrets
+    clean(call, call.body, call.cancel, call.evidence, call.assembler, Delta([user(PROMPT)], "resp_1", 1))
 
 
 def echo(secrets: tuple[str, ...]) -> Json:
@@ -134,28 +147,70 @@ def step_of(name: str, secrets: tuple[str, ...]) -> Any:
 @pytest.mark.row("A26")
 @pytest.mark.parametrize("secrets", [(KEY,), (TOKEN, ACCOUNT)], ids=["key", "account"])
 @pytest.mark.parametrize("name", ["lost", "401", "400", "500", "no stream", "error", "failed"])
-def test_a_call_that_fails_shows_nothing(log: list[str], secrets: tuple[str, ...], name: str) -> None:
+def test_a_call_that_fails_shows_nothing(transport: TransportName, log: list[str], secrets: tuple[str, ...], name: str) -> None:
     """The error, its traceback, the log, the statistics; a server that echoes the credential is no exception."""
     option = {"api_key": KEY} if secrets == (KEY,) else {"credential": Account()}
-    with ScriptedPeer(answers(step_of(name, secrets))) as peer, provider_for(peer, **option) as provider:
-        stream = provider.stream(PROMPT, **REQUEST)
-        with pytest.raises(PixirError) as caught:
-            stream.result()
-        error = caught.value
+    with Peer(transport, step_of(name, secrets)) as peer, peer.provider(**option) as provider:
+        error = failing(provider)
         assert error.partial is not None and error.partial.text == (ANSWER if name in ("lost", "error", "failed") else "")
-        clean(*shown_of(error), error.message, error.to_dict(), error.__cause__, error.__context__)
-        clean("".join(traceback.format_exception(error)), stream, provider.stats())
+    clean(*log)
+
+
+def failing(provider: Provider) -> PixirError:
+    """The error of a call, nothing of which shows."""
+    stream = provider.stream(PROMPT, **REQUEST)
+    with pytest.raises(PixirError) as caught:
+        stream.result()
+    error = caught.value
+    clean(*shown_of(error), error.message, error.to_dict(), error.__cause__, error.__context__)
+    clean("".join(traceback.format_exception(error)), stream, provider.stats())
+    return error
+
+
+def upgrade_of(name: str, secrets: tuple[str, ...]) -> Script:
+    """A peer that says the credential at or after the upgrade."""
+    said = " ".join(secrets)
+
+    def script(wire: Wire) -> None:
+        if name.isdigit():
+            wire.refuse(int(name), {"X-Echo": said}, echo(secrets) if int(name) < 500 else f"<html>{said}</html>")
+            return
+        wire.accept()
+        wire.read_create()
+        if name == "closed":
+            wire.close(1011, said)
+        elif name == "closed as refused":
+            wire.close(1008, said)
+        elif name == "no event":
+            wire.send(f"{{{said}")
+            wire.send({"type": "error", "error": said})
+        elif name == "no frame":
+            wire.raw(b"\xff" + said.encode())
+        wire.expect_closed()
+
+    return script
+
+
+@pytest.mark.row("A26")
+@pytest.mark.parametrize("secrets", [(KEY,), (TOKEN, ACCOUNT)], ids=["key", "account"])
+@pytest.mark.parametrize("name", ["401", "403", "426", "429", "500", "closed", "closed as refused", "no event", "no frame"])
+def test_a_websocket_that_fails_shows_nothing(log: list[str], secrets: tuple[str, ...], name: str) -> None:
+    """Neither what a refusal of the upgrade says, nor the reason of a close frame."""
+    option = {"api_key": KEY} if secrets == (KEY,) else {"credential": Account()}
+    with WebSocketPeer(upgrade_of(name, secrets), upgrade=False) as peer:
+        with provider_for(peer, transport="websocket", retry=0, **option) as provider:
+            failing(provider)
     clean(*log)
 
 
 @pytest.mark.row("A26")
-def test_a_message_that_quotes_the_request_stays_out_of_the_log(log: list[str]) -> None:
+def test_a_message_that_quotes_the_request_stays_out_of_the_log(transport: TransportName, log: list[str]) -> None:
     """The provider's words are in the message and the body, where they belong, and nowhere else."""
     said = {"error": {"message": f"the word {PROMPT} is not allowed", "code": "bad_word"}}
-    with ScriptedPeer(answers(refusing(500, said))) as peer, provider_for(peer, api_key=KEY) as provider:
+    with Peer(transport, refusing(500, said)) as peer, peer.provider(api_key=KEY) as provider:
         with pytest.raises(ProviderError, match=PROMPT) as caught:
             provider.complete(PROMPT)
-        assert len(peer.requests) == 3, "the log had two retries to speak of"
+        assert len(peer.bodies) == 3, "the log had two retries to speak of"
         clean(*shown_of(caught.value), provider.stats(), *log)
 
 
@@ -203,9 +258,9 @@ def test_an_unreachable_proxy_is_named_without_its_password(log: list[str]) -> N
 
 
 @pytest.mark.row("A26")
-def test_results_print_without_their_text() -> None:
+def test_results_print_without_their_text(transport: TransportName) -> None:
     """The repr of a result, of a call and of a usage; str is what prints the text."""
-    with ScriptedPeer(answers(text_response(ANSWER))) as peer, provider_for(peer) as provider:
+    with Peer(transport, text_response(ANSWER)) as peer, peer.provider() as provider:
         result = provider.complete(PROMPT)
     clean(repr(result), repr([result]), repr(Result(text=ANSWER)))
     assert str(result) == ANSWER

@@ -149,7 +149,7 @@ def test_nothing_after_the_terminal_event_counts(transport: TransportName) -> No
 
     def step(line: Line) -> None:
         line.begin()
-        line.events([*whole, failed(), *whole])
+        line.together([*whole, failed(), *whole])
         line.reset()
 
     events, ended = outcome_of(transport, step)

@@ -28,7 +28,7 @@ def stores(body: Mapping[str, Any]) -> bool:
     return bool(body.get("store")) or any(kind not in ("function", "custom") for kind in kinds)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Body:
     """A checked request, ready to be sent.
 
@@ -45,6 +45,9 @@ class Body:
     stores: bool
     caller_managed: bool
     settled: int = 0
+
+    def __repr__(self) -> str:
+        return f"<Body fields={len(self.fields)} items={len(self.items)} settled={self.settled}>"
 
     @property
     def payload(self) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class Full:
     reason: ResetReason
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Delta:
     """Send only `input`, on `previous_response_id`. `matched` is how many items of the new input were the last input.
 
@@ -76,6 +76,9 @@ class Delta:
     previous_response_id: str
     matched: int
     phases: Mapping[int, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Delta items={len(self.input)} matched={self.matched}>"
 
 
 class Baseline:

@@ -8,7 +8,7 @@ Rules kept here:
   reserved bit means anything. A binary frame is a fault (1003): the API speaks JSON text.
 * A length over the limit is a fault as soon as its header is there: of what is refused, nothing is kept.
 * The work is linear in the bytes however small the chunks and the fragments are, and so is the memory: an unfinished
-  message is one buffer that grows. (A list of pieces would take fifty bytes for each fragment of one byte, and empty
+  message is one buffer that grows. (A list of pieces would take fifty bytes for each fragment of two, and empty
   fragments, which no limit on the size ends, would fill it for ever.)
 * Text is not decoded here. JSON decoders are strict about UTF-8, in the pass that they make anyway.
 * No error holds anything of the content.
@@ -29,8 +29,9 @@ _CONTINUATION = 0
 _OPCODES = (_CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG)
 _FIN, _RESERVED, _CONTROL, _MASKED = 0x80, 0x70, 0x08, 0x80
 _SHORT, _MEDIUM = 125, 0xFFFF  # the longest payloads whose length is told in 7 and in 16 bits
-_WHOLE_TEXT = (_FIN | TEXT) << 8  # the two bytes at the head of an unfragmented text frame, as one number
-_PIECE = 16_384  # masked at once: larger numbers leave the processor's cache
+_WHOLE_TEXT = (_FIN | TEXT) << 8  # the two bytes at the head of an unfragmented text frame, as one number, less its length
+_MEDIUM_TEXT = _WHOLE_TEXT + 126  # such a frame whose length follows in 16 bits
+_PIECE = 16_384  # masked at once; measured: smaller and larger numbers are slower
 
 _unpack = struct.Struct(">HH").unpack_from
 
@@ -96,9 +97,9 @@ class FrameParser:
             last = -1 if self._more else size - 4
             while at <= last:
                 head, length = unpack(data, at)
-                if head == 0x817E and 125 < length <= medium:  # spelled out: a global name costs a tenth of the whole
+                if head == _MEDIUM_TEXT and _SHORT < length <= medium:
                     start = at + 4
-                elif 0x8100 <= head <= short:
+                elif _WHOLE_TEXT <= head <= short:
                     start, length = at + 2, head & 0x7F
                 else:
                     break

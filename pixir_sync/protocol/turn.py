@@ -29,7 +29,7 @@ from pixir_sync.protocol.errors import (
 )
 from pixir_sync.protocol.retry import RetryPolicy
 
-__all__ = ["Action", "Decision", "Situation", "decide"]
+__all__ = ["Action", "Decision", "Situation", "decide", "own_words"]
 
 NO_WEBSOCKET = frozenset({404, 405, 426, 501})
 """Statuses of an upgrade that say: there is no WebSocket here. Remembered for ten minutes."""
@@ -111,6 +111,8 @@ def decide(error: PixirError, now: Situation, chance: float) -> Decision:
     at_upgrade = error.phase == "connect" and now.transport == "websocket" and error.status not in (None, 401, 403, 429)
     if isinstance(error, (NotAuthenticated, ProviderError)) and not at_upgrade:
         return _provider(error, now, chance)
+    if isinstance(error, HandshakeRefused) and error.status is None and (now.connection_reused or now.any_event):
+        return _lost(error, now, chance)  # close 1008 refuses an upgrade only where it comes right behind one
     if at_upgrade or isinstance(error, (ConnectFailed, ConnectTimeout, HandshakeRefused)):
         return _not_connected(error, now, chance)
     if isinstance(error, FrameTooLarge):
@@ -118,6 +120,13 @@ def decide(error: PixirError, now: Situation, chance: float) -> Decision:
     if isinstance(error, ConnectionLost):
         return _lost(error, now, chance)
     return _RAISE
+
+
+def own_words(error: PixirError) -> str:
+    """What failed, without a word of the server's, which might quote the request."""
+    if error.status is not None:
+        return f"the server answered with status {error.status}"
+    return error.message.partition(": ")[0]
 
 
 def _once(now: Situation, row: str, action: Action) -> Decision:
@@ -139,6 +148,8 @@ def _http_or_retry(error: PixirError, now: Situation, chance: float, reason: str
     if now.transport == "websocket" and now.preference == "auto":
         # Nothing is dropped by this: HTTP sends the caller's own context as it stands.
         return Decision(Action.HTTP, reason, remember=remember)
+    if isinstance(error, ProviderError) and not error.retryable:
+        return _RAISE  # the provider named what no retry can change
     return _retry(error, now, chance, reason)
 
 
@@ -177,7 +188,7 @@ def _not_connected(error: PixirError, now: Situation, chance: float) -> Decision
 
 
 def _too_large(now: Situation) -> Decision:
-    fits = now.transport == "websocket" and now.preference == "auto"
+    fits = now.transport == "websocket" and now.preference == "auto" and not (now.stores and now.created)
     return _once(now, "frame_too_large", Action.HTTP) if fits else _RAISE
 
 

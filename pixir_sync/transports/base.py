@@ -25,7 +25,7 @@ from pixir_sync.protocol.result import Evidence
 __all__ = ["Call", "Transport"]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Call:
     """One call, over all its attempts.
 
@@ -56,6 +56,9 @@ class Call:
     assembler: ResultAssembler = field(default_factory=ResultAssembler)
     secrets: list[str] = field(default_factory=list)
     _full: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Call {self.body!r} attempts={self.evidence.attempts}>"
 
     def full_input(self) -> dict[str, Any]:
         """The body with the whole input, as a server accepts it; the same object for every attempt."""

@@ -40,7 +40,7 @@ def test_json_is_one_result_per_line(here: Command) -> None:
 
 def test_in_a_pipe_the_first_failure_ends_it(here: Command, server: LocalServer) -> None:
     """One line on stderr, status 1, and no further turn."""
-    server.scenario = lambda body: [HttpError(400, {"error": {"message": "no"}})] if len(body["input"]) > 1 else None
+    server.scenario = lambda body: [HttpError(400, {"error": {"message": "no"}})] if "two" in str(body["input"][-1]) else None
     done = here("chat", "--base-url", server.base_url, stdin="one\ntwo\nthree\n")
     assert done.failed_with("no")
     assert done.out == "Heard: one (context: 1)\n"

@@ -524,7 +524,8 @@ def test_frame_imports_nothing() -> None:
     ("opcode", "size", "mask"), [(TEXT, 1, b"abc"), (TEXT, 1, b"abcde"), (PING, 126, MASK), (CLOSE, 126, MASK)]
 )
 def test_a_frame_that_may_not_be_sent_is_our_own_mistake(opcode: int, size: int, mask: bytes) -> None:
-    """A ValueError, and not one that blames the server."""
+    """A ValueError, and not one that blames the server; one byte less passes."""
+    assert len(frame(PING, b"x" * 125, MASK)) == 131
     with pytest.raises(ValueError, match="mask") as caught:
         frame(opcode, b"x" * size, mask)
     assert not isinstance(caught.value, FrameError)
@@ -549,6 +550,7 @@ def test_a_close_payload_without_a_reason_is_its_code() -> None:
     """A lone surrogate, which UTF-8 cannot say, becomes a question mark."""
     assert (close_payload(1000), close_payload(1001, "\ud800!")) == (b"\x03\xe8", b"\x03\xe9?!")
     assert close_payload(1000, "é" * 62) == b"\x03\xe8" + "é".encode() * 61
+    assert close_payload(1000, "r" * 124) == b"\x03\xe8" + b"r" * 123
 
 
 @pytest.mark.parametrize("code", INVALID_CODES)

@@ -22,6 +22,7 @@ Rules kept here:
 
 from __future__ import annotations
 
+import json
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,7 +31,7 @@ from typing import Any, Literal
 
 from pixir_sync import Provider
 from tests.support.fake import provider_for
-from tests.support.peer import Conn, ScriptedPeer
+from tests.support.peer import Conn, Request, ScriptedPeer
 from tests.support.ws_peer import Frame, WebSocketPeer, Wire
 from tests.support.ws_wire import HOLD
 
@@ -51,6 +52,10 @@ class Line(ABC):
     @abstractmethod
     def event(self, event: Mapping[str, Any]) -> None:
         """One event, sent at once."""
+
+    @abstractmethod
+    def together(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """These events, in one write."""
 
     @abstractmethod
     def text(self, data: bytes) -> None:
@@ -98,6 +103,9 @@ class HttpLine(Line):
     def event(self, event: Mapping[str, Any]) -> None:
         self.conn.sse(event)
 
+    def together(self, events: Sequence[Mapping[str, Any]]) -> None:
+        self.conn.write(b"".join(b"data: %s\n\n" % json.dumps(event).encode() for event in events))
+
     def text(self, data: bytes) -> None:
         self.conn.write(b"data: " + data + b"\n\n")
 
@@ -134,6 +142,10 @@ class WebSocketLine(Line):
     def event(self, event: Mapping[str, Any]) -> None:
         self._ended = self._ended or event.get("type") in _TERMINAL
         self.wire.send(event)
+
+    def together(self, events: Sequence[Mapping[str, Any]]) -> None:
+        self._ended = self._ended or any(event.get("type") in _TERMINAL for event in events)
+        self.wire.send_all(events, at_once=True)
 
     def text(self, data: bytes) -> None:
         self.wire.send(data)
@@ -209,6 +221,13 @@ class Peer:
     def connections(self) -> int:
         """How many connections came."""
         return len(self.server.connections)
+
+    @property
+    def heads(self) -> list[Request]:
+        """Each request with its path and its headers; over a WebSocket each upgrade."""
+        if isinstance(self.server, WebSocketPeer):
+            return [wire.request for wire in self.server.connections]
+        return list(self.server.requests)
 
     @property
     def frames(self) -> list[Frame]:

@@ -105,7 +105,8 @@ class Connection(Mortal):
         with self._state:
             self.lanes[lane.name] = lane
         self._wait(lane, deadline, emptying=True)
-        self._raise_if_dead()
+        if not lane.stopped:
+            self._raise_if_dead()
         return lane.open
 
     def send(self, lane: Lane, data: bytes, stall: float | None, deadline: Deadline) -> str:
@@ -128,10 +129,9 @@ class Connection(Mortal):
         return None
 
     def end(self, lane: Lane) -> None:
-        """The stream is over; what still comes is nobody's."""
-        with self._state:
-            if self.lanes.get(lane.name) is lane:
-                del self.lanes[lane.name]
+        """The stream is over; what still comes is nobody's. Takes no lock: it may be a finaliser that ends it."""
+        if self.lanes.get(lane.name) is lane:
+            self.lanes.pop(lane.name, None)
         self.served = True
 
     def stop(self, lane: Lane) -> None:
@@ -185,7 +185,7 @@ class Connection(Mortal):
         if self._reader is not None:
             return
         passed = False
-        for lane in self.lanes.values():
+        for lane in list(self.lanes.values()):
             if lane.parked is not None and (lane.stopped or not (passed or lane.queue)):
                 passed = passed or not lane.stopped
                 lane.unpark()
@@ -205,6 +205,8 @@ class Connection(Mortal):
             if isinstance(holder, Lane):
                 holder.parked = None
             self._pass_baton()
+        if self.death is not None:
+            self._wire.wake()  # for who polls in order to write
 
     # Reading: with the role.
 
@@ -243,7 +245,7 @@ class Connection(Mortal):
                 if self._reader is not None or self.death is not None:
                     return
                 self._reader = visitor
-            while limit > 0 and not self.full:
+            while limit > 0 and self.alive and not self.full:
                 size = self._fill(None)
                 if size == _NOTHING:
                     break

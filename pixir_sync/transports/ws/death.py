@@ -1,21 +1,21 @@
 """`Death`: why a connection is no more; made once, told to everybody who waits.
 
 Rules kept here: what is stored is the reason, not an exception. Each waiter gets an exception of its own, because one object that
-several threads raise piles up tracebacks.
+several threads raise piles up tracebacks. What the server said stands in it as it came, until `conceal`.
 """
 
 from __future__ import annotations
 
 import errno
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from pixir_sync.protocol.classify import from_close
-from pixir_sync.protocol.errors import ConnectionLost, PixirError
+from pixir_sync.protocol.classify import from_close, redact
+from pixir_sync.protocol.errors import ConnectionLost, FrameTooLarge, PixirError
 from pixir_sync.protocol.frames import FrameError
 
-__all__ = ["Death", "broken", "closed_by_peer", "ended", "misspoken", "retired", "unanswered"]
+__all__ = ["Death", "broken", "closed_by_peer", "conceal", "ended", "misspoken", "retired", "unanswered"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,15 @@ class Death:
     error: Callable[[], PixirError]
     reset: str = "websocket_failed"
     close_code: int | None = None
+
+
+def conceal(error: PixirError, secrets: Iterable[str]) -> None:
+    """Take the credential values out of an error: the reason of a close frame may quote them, and so may a stray event."""
+    secrets = tuple(secrets)
+    error.message = redact(error.message, secrets)
+    error.args = (error.message,)
+    error.code = redact(error.code, secrets) if error.code is not None else None
+    error.details = {name: redact(value, secrets) if isinstance(value, str) else value for name, value in error.details.items()}
 
 
 def _lost(message: str) -> Callable[[], PixirError]:
@@ -58,8 +67,9 @@ def closed_by_peer(code: int, reason: str) -> Death:
 
 def misspoken(fault: FrameError) -> Death:
     """The server broke the protocol: nothing that it says from here on can be understood."""
-    return Death(lambda: ConnectionLost(f"the server broke the WebSocket protocol: {fault}", retryable=False,
-                                        details={"close_code": fault.code}), close_code=fault.code)  # fmt: skip
+    kind = FrameTooLarge if fault.code == 1009 else ConnectionLost
+    return Death(lambda: kind(f"the server broke the WebSocket protocol: {fault}", retryable=False,
+                              details={"close_code": fault.code}), close_code=fault.code)  # fmt: skip
 
 
 def unanswered(seconds: float) -> Death:

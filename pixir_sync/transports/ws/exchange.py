@@ -27,6 +27,7 @@ from pixir_sync.protocol.errors import (
     DeadlineExceeded,
     FirstEventTimeout,
     FrameTooLarge,
+    HandshakeRefused,
     IdleTimeout,
     InvalidResponse,
     Phase,
@@ -88,7 +89,8 @@ class Exchange:
         if isinstance(chosen, Full):
             reason: str = chosen.reason
             if reason == "no_previous_response":
-                reason = (held.reset_reason if held is not None else None) or reset or reason
+                before = held or cast("Connection | None", call.preferred)  # without a session nobody else remembers the last one
+                reason = (before.reset_reason if before is not None else None) or reset or reason
             evidence.continuation_reset_reason = evidence.continuation_reset_reason or reason
             whole = call.full_input()
             items = whole["input"]
@@ -114,7 +116,12 @@ class Exchange:
         call, lane = self.call, self.lane
         self.connection = call.preferred = connection
         self._link = call.cancel.register(partial(connection.stop, lane))
-        if not connection.begin(lane, call.deadline):
+        self.phase = "send" if connection.served else "connect"
+        try:
+            begun = connection.begin(lane, call.deadline)
+        except PixirError as error:
+            raise self._placed(error) from None
+        if not begun:
             raise self._stopped(TotalTimeout)
         self.phase = "send"
         connection.baseline = connection.reset_reason = None
@@ -172,7 +179,7 @@ class Exchange:
         return events
 
     def _of_this_response(self, events: list[Any]) -> list[Any]:
-        """Before the first event: what comes of the last response is nobody's, up to the next created one: some servers have one id."""
+        """Before the first event: what comes of the last response is nobody's, up to a created one, whatever its id."""
         last = self.connection.response_id if self.connection is not None else None
         if last is None:
             return events
@@ -199,6 +206,8 @@ class Exchange:
         connection.response_id = assembler.response_id or connection.response_id
         if assembler.status == "completed" and assembler.response_id is not None:
             self._commit(connection, assembler.response_id)
+            if connection.reset_reason == "websocket_failed":
+                connection.reset_reason = "websocket_reconnected"  # it ended behind the terminal event: that cost nothing
             return True
         connection.reset_reason = "response_failed"
         if assembler.terminal is not None and assembler.terminal["type"] in ("error", "response.failed"):
@@ -229,7 +238,7 @@ class Exchange:
             return
         if connection.death is not None:
             self.call.evidence.close_code = connection.death.close_code
-        early = self._first and connection.served and isinstance(error, ConnectionLost)
+        early = self._first and connection.served and isinstance(error, (ConnectionLost, HandshakeRefused))
         known = connection.death.reset if connection.death is not None else "websocket_failed"
         if self.call.cancel.cancelled:
             known = "caller_cancelled"

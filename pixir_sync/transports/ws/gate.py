@@ -20,6 +20,7 @@ from pixir_sync.protocol.errors import (
     ConnectFailed,
     ConnectionLost,
     ConnectTimeout,
+    InvalidRequest,
     PixirError,
     ProviderClosed,
     TotalTimeout,
@@ -30,6 +31,7 @@ from pixir_sync.protocol.turn import GATED
 __all__ = ["Gate"]
 
 _PROVIDERS_OWN = (401, 403, 429)
+_THIS_SIDE = (Cancelled, ProviderClosed, TotalTimeout, InvalidRequest)  # they say nothing about the server
 Place = tuple[str, str | None]
 
 
@@ -72,15 +74,20 @@ class Gate:
         if error.status in _PROVIDERS_OWN:
             self.succeeded(url, identity)  # somebody is there, and talks
             return
+        own = isinstance(error, _THIS_SIDE) or error.details.get("certificate")
         network = isinstance(error, (ConnectFailed, ConnectTimeout, ConnectionLost))
+        blamed = None if own else (url, None if network else identity)
         now = self._now()
         with self._lock:
-            if isinstance(error, (Cancelled, ProviderClosed, TotalTimeout)):
-                for place in ((url, None), (url, identity)):
-                    if place in self._breakers:
-                        self._breakers[place].withdrawn(now)
-            elif not error.details.get("certificate"):
-                self._breakers.setdefault((url, None if network else identity), Breaker()).failed(now)
+            for place in ((url, None), (url, identity)):
+                if place != blamed and place in self._breakers:
+                    self._breakers[place].withdrawn(now)  # a probe that proved nothing of this place
+            if blamed is not None:
+                self._breakers.setdefault(blamed, Breaker()).failed(now)
+
+    def withdrawn(self, url: str, identity: str) -> None:
+        """What was opened was given up before it proved anything: a probe is the next one's."""
+        self.failed(url, identity, Cancelled("given up"))
 
     def avoid(self, url: str, seconds: float) -> None:
         """Open none to this URL for so long."""

@@ -4,7 +4,7 @@ Rules kept here:
 
 * Only the holder of the reading role calls it; nothing here waits or takes a lock.
 * What stands before a close frame or a fault in the same bytes is still given out.
-* A flood of pings is answered by its last few, as the protocol allows; whatever comes, what is owed stays small.
+* A flood of pings is answered by its last few, as the protocol allows. (Whatever comes, the writer keeps few of the answers.)
 """
 
 from __future__ import annotations

@@ -125,10 +125,11 @@ def visit(connection: Connection, now: float, timeout: float, *, readable: bool)
     ``readable``: there is something to read, and nobody leased the connection. ``timeout``: of the pings, in seconds.
     """
     inbox, heart, writer = connection.inbox, connection.heart, connection.writer
-    visits = sum(lane.visits for lane in list(connection.lanes.values()))
+    lanes = list(connection.lanes.values())
+    visits = sum(lane.visits for lane in lanes)
     before, connection.seen = connection.seen, (inbox.received, visits)
-    if readable or (connection.lanes and visits == before[1]):
-        connection.drain(_VISIT)
+    if readable or (lanes and (visits == before[1] or any(lane.queue for lane in lanes))):
+        connection.drain(_VISIT)  # a consumer that is behind takes what there is and does not read: a pong would stay unseen
     if connection.full or (inbox.unfinished and inbox.received != before[0]):
         heart.put_off(now)
     payload = heart.due(now)

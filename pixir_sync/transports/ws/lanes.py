@@ -66,15 +66,18 @@ class Lane:
 
     def park(self) -> threading.Lock:
         """A lock for the consumer to wait on, already taken. Under the connection's state lock."""
-        self.parked = lock = threading.Lock()
+        lock = threading.Lock()
         lock.acquire()
+        self.parked = lock  # last: an interrupt before this leaves nothing behind that somebody could release
         return lock
 
     def unpark(self) -> None:
         """Let the consumer look again. Under the connection's state lock."""
-        lock, self.parked = self.parked, None
+        lock = self.parked
         if lock is not None:
-            lock.release()
+            if lock.locked():  # not, where an interrupt came between these lines before
+                lock.release()
+            self.parked = None
 
     def __repr__(self) -> str:
         state = "cancelled" if self.cancelled else "overflowed" if self.overflowed else "open" if self.open else "new"

@@ -66,7 +66,7 @@ class Mortal:
             self.death = end
             reset = _BETWEEN.get(end.reset, end.reset) if not self.lanes else end.reset
             self.reset_reason = self.reset_reason or reset
-        for lane in self.lanes.values():
+        for lane in list(self.lanes.values()):  # `Connection.end` takes no lock
             lane.unpark()
         self.writer.wake_waiting()
 

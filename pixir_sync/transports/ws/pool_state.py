@@ -257,13 +257,12 @@ class Ledger:
         self.closed = True
         for idle in [idle for idle in self.idle if not idle.claimed]:
             self.condemn(idle, RECONNECTED)
-        self.sessions.clear()
         for waiter in list(self.waiting):
             waiter.wake()
         self.waiting.clear()
 
     def _remember(self, name: _Name, reason: str | None) -> None:
-        if name[1] is not None and reason is not None and not self.closed:
+        if name[1] is not None and reason is not None:
             self.reasons.pop(name, None)
             self.reasons[name] = reason
             while len(self.reasons) > REMEMBERED:

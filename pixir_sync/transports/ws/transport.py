@@ -20,6 +20,7 @@ from pixir_sync.network import shared_headers, tls_context
 from pixir_sync.protocol.errors import ConnectionLost, ConnectTimeout, HandshakeRefused, PixirError, TotalTimeout
 from pixir_sync.transports.base import Call, Transport
 from pixir_sync.transports.ws.connection import Connection
+from pixir_sync.transports.ws.death import conceal
 from pixir_sync.transports.ws.exchange import Exchange
 from pixir_sync.transports.ws.gate import Gate
 from pixir_sync.transports.ws.keepalive import KeepaliveThread
@@ -105,9 +106,11 @@ class WebSocketTransport(Transport):
                         self._gate.succeeded(lease.key.url, lease.key.identity)
                         proven = True
                     yield events
+                    lease.thread = threading.get_ident()  # the stream may have gone to another thread
                     exchange.expect_next(events)
             self._pool.give_back(lease, keep=exchange.finish())
         except PixirError as error:
+            conceal(error, call.secrets)
             self._failed(call, lease, exchange, error)
             raise
         except BaseException:
@@ -174,9 +177,11 @@ class WebSocketTransport(Transport):
             self._pool.give_back(lease, keep=lease.connection is not None)
             return
         exchange.failed(error)
-        lost = exchange.connection is not None and isinstance(error, (ConnectionLost, HandshakeRefused))
-        if lost and not lease.reused and not call.assembler.output_seen:
-            self._gate.failed(lease.key.url, lease.key.identity, error)
+        if exchange.connection is not None and not lease.reused and not call.assembler.output_seen:
+            if isinstance(error, (ConnectionLost, HandshakeRefused)):
+                self._gate.failed(lease.key.url, lease.key.identity, error)
+            else:
+                self._gate.withdrawn(lease.key.url, lease.key.identity)
         self._pool.give_back(lease, keep=False)
 
     def _left(self, call: Call, lease: Lease, exchange: Exchange | None) -> None:

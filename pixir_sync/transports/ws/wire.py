@@ -3,7 +3,7 @@
 Rules kept here:
 
 * ``_io_lock`` is held for one non-blocking call and never across a wait: two threads inside one `ssl.SSLSocket`, one reading and
-  one writing, hang or crash (1 to 14 % of first exchanges, a known defect of the interpreter).
+  one writing, hang or crash (1 to 14 % of first exchanges, a known defect of the interpreter). Asking it what is pending counts.
 * `wake` takes no lock. It shuts the raw socket down, under TLS too, which wakes whoever polls; closing would not.
 * The descriptor is closed only when nobody is in `wake`: the number could be another file's by then. A closer that finds somebody
   there leaves the closing to him.
@@ -18,7 +18,6 @@ import select
 import socket
 import ssl
 import threading
-from collections import deque
 
 from pixir_sync.deadline import Deadline
 
@@ -36,10 +35,10 @@ class Wire:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        # Guards every recv and send: one non-blocking call each.
+        # Guards every recv, send and pending: one non-blocking call each.
         self._io_lock = threading.Lock()
         self._pending = sock.pending if isinstance(sock, ssl.SSLSocket) else None
-        self._wakers: deque[None] = deque()
+        self._wakers: set[object] = set()  # single operations only: those need no lock
         self._closed = False
         self.fileno = sock.fileno()
 
@@ -62,17 +61,21 @@ class Wire:
     @property
     def pending(self) -> bool:
         """Whether decrypted bytes wait where poll does not see them."""
-        return self._pending is not None and self._pending() > 0
+        if self._pending is None:
+            return False
+        with self._io_lock:
+            return self._pending() > 0
 
     def wake(self) -> None:
         """End every wait and every later read and write. From any thread, signal handler or finaliser."""
-        self._wakers.append(None)
+        me = object()
         try:
+            self._wakers.add(me)
             if not self._closed:
                 with contextlib.suppress(OSError):  # not connected any more: nobody waits
                     socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
         finally:
-            self._wakers.pop()
+            self._wakers.discard(me)
             if self._closed and not self._wakers:
                 self._sock.close()
 

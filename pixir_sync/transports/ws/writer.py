@@ -5,13 +5,15 @@ Rules kept here:
 * One thread at a time has the role, and sends whole frames. What cannot be finished condemns the connection: half a frame on the
   wire makes nonsense of all that follows.
 * Pongs, pings and close frames go into the outbox. Whoever has the role sends them before and after its own frame, and looks once
-  more after giving the role back, because somebody may have put one there who found the role taken.
+  more after giving the role back, because somebody may have put one there who found the role taken. Of pongs that cannot be sent
+  only the last few are kept: a flood of pings that nobody lets us answer must not fill the memory.
 * The rest of a control frame that was sent in part goes before anything else.
 * A reader never waits for writing: what cannot be sent now stays, and the reader polls for both. A writer that waits reads:
   otherwise both sides could wait for each other with full buffers.
 * Where the system refuses to send, the role is never given back, and the reading side finds the reason: an error event or a close
   frame may still be on its way, and says more than the errno.
-* Any other exception (an interrupt) in the middle of sending condemns the connection before the role is free.
+* The role is taken inside of the ``try`` whose handler gives it back, by identity. Any other exception (an interrupt) while it is
+  held condemns the connection before the role is free.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from pixir_sync.deadline import Deadline
-from pixir_sync.protocol.frames import PING, frame
+from pixir_sync.protocol.frames import PING, PONG, frame
 from pixir_sync.transports.ws.lanes import Lane
 from pixir_sync.transports.ws.wire import Poller, Wire
 
@@ -34,7 +36,7 @@ __all__ = ["Sent", "Writer"]
 T = TypeVar("T")
 
 _SLICE = 16_384  # one TLS record; and what the limit of the longest time without progress counts in
-_ASIDE = object()  # the role's holder that only empties the outbox
+_PONGS = 8  # the most that wait; a server that is behind with reading is told of its last pings
 _PING = 0x80 | PING
 
 
@@ -63,12 +65,13 @@ class Sent:
 class Writer:
     """The outgoing half. ``state`` is the connection's lock; it guards who writes, who waits to write, and the outbox."""
 
-    __slots__ = ("_outbox", "_poller", "_rest", "_state", "_waiting", "_wire", "failed", "holder", "on_ping_sent")
+    __slots__ = ("_outbox", "_poller", "_pongs", "_rest", "_state", "_waiting", "_wire", "failed", "holder", "on_ping_sent")
 
     def __init__(self, wire: Wire, state: threading.Lock, on_ping_sent: Callable[[float], None]) -> None:
         self._wire, self._state = wire, state
         self._poller = Poller(wire)
         self._outbox: deque[bytes] = deque()
+        self._pongs: deque[bytes] = deque(maxlen=_PONGS)  # the outbox's second part
         self._rest: memoryview | None = None  # of a control frame; the role's holder's
         self._waiting: list[threading.Lock] = []
         self.holder: object | None = None
@@ -76,9 +79,13 @@ class Writer:
         self.on_ping_sent = on_ping_sent
 
     @property
+    def _owing(self) -> bool:
+        return bool(self._rest or self._outbox or self._pongs)
+
+    @property
     def blocked(self) -> bool:
         """Whether control frames wait, so that a reader should poll for writing, too."""
-        return bool(self._outbox or self._rest) and self.holder is None
+        return self._owing and self.holder is None
 
     @property
     def left(self) -> bool:
@@ -87,17 +94,23 @@ class Writer:
 
     def post(self, opcode: int, payload: bytes) -> None:
         """Put a control frame into the outbox; `flush` sends it. Takes no lock."""
-        self._outbox.append(frame(opcode, payload, os.urandom(4)))
+        (self._pongs if opcode == PONG else self._outbox).append(frame(opcode, payload, os.urandom(4)))
 
     def flush(self, connection: Ends) -> None:
         """Send what can be sent of the outbox without waiting."""
-        while self._outbox or self._rest is not None:
+        if not (self._outbox or self._pongs or self._rest):  # the usual case: this is asked after every read
+            return
+        aside = object()  # the role's holder that only empties the outbox
+
+        def empty() -> bool:
             with self._state:
                 if self.holder is not None or not connection.alive:
-                    return
-                self.holder = _ASIDE
-            if self._holding(connection, _ASIDE, self._controls) is not True:
-                return
+                    return False
+                self.holder = aside
+            return self._controls()
+
+        while self._owing and self._holding(connection, aside, empty):
+            pass
 
     def send(self, connection: Reads, lane: Lane, data: bytes, stall: float | None, deadline: Deadline) -> str:
         """Send one whole frame, after the control frames; how it went (`Sent`).
@@ -105,30 +118,36 @@ class Writer:
         ``STOPPED`` where the lane was stopped or the connection died, ``STALLED`` where a limit passed (``stall`` is the longest
         time without one byte accepted), ``FAILED`` where the system refused. After each of them the connection is of no use.
         """
-        if not self._take(connection, lane, deadline.sooner(stall)):
+
+        def push() -> str:
+            if self._take(connection, lane, deadline.sooner(stall)):
+                return self._push(connection, lane, data, stall, deadline)
             return Sent.STOPPED if not connection.alive or lane.stopped else Sent.STALLED
-        how = self._holding(connection, lane, lambda: self._push(connection, lane, data, stall, deadline))
+
+        how = self._holding(connection, lane, push)
         self.flush(connection)
         return Sent.FAILED if how is None else how
 
     def _holding(self, connection: Ends, holder: object, act: Callable[[], T]) -> T | None:
-        """What ``act`` gives, with the role, which is given back after it; None where the system refused."""
+        """What ``act`` gives, which takes the role; it is given back after it. None where the system refused."""
         try:
             done = act()
             with self._state:
-                self.holder = None
-                self.wake_waiting()
+                if self.holder is holder:
+                    self.holder = None
+                    self.wake_waiting()
             return done
         except OSError as error:
-            self.failed = error
+            self.failed = error.with_traceback(None)  # its frames know this writer: a cycle
             return None
         except BaseException:
             with self._state:
-                connection.condemn()
                 if self.holder is holder:
+                    connection.condemn()
                     self.holder = None
                 self.wake_waiting()
-            self._wire.wake()
+            if not connection.alive:
+                self._wire.wake()
             raise
 
     def _take(self, connection: Reads, lane: Lane, limit: Deadline) -> bool:
@@ -148,9 +167,11 @@ class Writer:
 
     def wake_waiting(self) -> None:
         """Let all who wait to write look again. Under the state lock."""
-        for turn in self._waiting:
-            turn.release()
-        self._waiting.clear()
+        while self._waiting:
+            turn = self._waiting[-1]
+            if turn.locked():  # not, where an interrupt came between these lines before
+                turn.release()
+            self._waiting.pop()
 
     # With the role.
 
@@ -158,9 +179,10 @@ class Writer:
         """Send the control frames; whether all are out."""
         while True:
             if self._rest is None:
-                if not self._outbox:
+                frames = self._outbox or self._pongs
+                if not frames:
                     return True
-                self._rest = memoryview(self._outbox.popleft())
+                self._rest = memoryview(frames.popleft())
             sent = self._wire.send(self._rest)
             if sent == len(self._rest):
                 if self._rest.obj[0] == _PING:  # type: ignore[index]

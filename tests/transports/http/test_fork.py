@@ -30,7 +30,7 @@ def test_a_child_that_ends_its_copy_does_not_end_the_parents_stream(how: str) ->
         conn.finish()
 
     with ScriptedPeer(script) as peer:
-        provider = Provider(model="m", base_url=peer.base_url, api_key="k")
+        provider = Provider(model="m", base_url=peer.base_url, api_key="k", transport="http_sse")
         stream = provider.stream("Hi")
         next(stream)
         child = os.fork()

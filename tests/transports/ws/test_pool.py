@@ -84,13 +84,13 @@ class Bench:
         self.pool.give_back(lease, keep=True)
         return lease.connection
 
-    def waiting(self, session: str | None = None, *, opens: bool = True, **how: Any) -> Future[Lease]:
-        """A thread that asks, and has begun to wait."""
+    def waiting(self, session: str | None = None, *, opens: bool = True, seconds: float | None = 60, **how: Any) -> Future[Lease]:
+        """A thread that asks, and has begun to wait: for longer than any test does."""
         me: list[int] = []
 
         def work() -> Lease:
             me.append(threading.get_ident())
-            return (self.take if opens else self.ask)(session, **how)
+            return (self.take if opens else self.ask)(session, seconds=seconds, **how)
 
         future = in_thread(work)
         wait_until(lambda: future.done() or any([w.thread] == me for w in list(self.pool._ledger.waiting)), "the thread to wait")
@@ -185,7 +185,8 @@ def test_a_failed_opening_does_not_lose_the_reason() -> None:
 
 def test_the_connection_knows_best_why_it_went() -> None:
     """Its own reason goes before what the pool, or the one who abandoned it, would say."""
-    bench = Bench()
+    bench = Bench(max_idle=None)
+    connection = bench.put("t")
     ways: list[Callable[[Lease], None]] = [
         lambda lease: bench.pool.give_back(lease, keep=False),
         lambda lease: bench.pool.abandon(lease, "caller_cancelled"),
@@ -197,6 +198,9 @@ def test_the_connection_knows_best_why_it_went() -> None:
         end(lease)
         assert bench.take("s").reset == "keepalive_failed"
         bench.pool.release("s", None)
+    bench.time += PoolOptions().max_lifetime or 0
+    connection.reset_reason = "response_failed"
+    assert bench.ask("t").reset == "response_failed"
 
 
 def test_reasons_are_kept_for_a_bounded_number_of_sessions(monkeypatch: pytest.MonkeyPatch) -> None:

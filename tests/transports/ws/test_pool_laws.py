@@ -41,6 +41,18 @@ def test_a_released_session_begins_with_a_connection_of_its_own() -> None:
     assert bench.ask("s").connection is new.connection
 
 
+@pytest.mark.parametrize("opens", [True, False])
+def test_what_a_released_session_left_behind_is_no_reason(opens: bool) -> None:
+    """It began anew because it was released, and not because of how its last call then ended."""
+    bench = Bench()
+    bench.pool.give_back(bench.take("s"), keep=False)
+    lease = bench.take("s") if opens else bench.ask("s")
+    assert lease.reset == "websocket_reconnected"
+    bench.pool.release("s", None)
+    bench.pool.give_back(lease, keep=False)
+    assert bench.ask("s").reset is None
+
+
 def test_a_release_lets_the_next_one_in() -> None:
     """Who waited for the turn of a session that is released opens a connection of its own at once."""
     bench = Bench()
@@ -143,6 +155,18 @@ def test_an_abandoned_lease_serves_those_who_wait() -> None:
             bench.pool.tend()
         bench.pool.give_back(call.result(DEADLINE), keep=False)
     assert bench.counts() == (0, 0, 0)
+
+
+def test_one_that_waits_closes_first_what_it_took_back() -> None:
+    """A wait may be long, and nobody else might do it."""
+    bench = Bench(2)
+    bench.take("s")
+    bench.pool.abandon(bench.take("t"), "caller_cancelled")
+    call = bench.waiting("s")
+    wait_until(lambda: retired(*bench.made) == [0, 1], "the retirement")
+    assert not call.done()
+    bench.pool.close()
+    assert isinstance(call.exception(DEADLINE), ProviderClosed)
 
 
 class Stream:
@@ -455,7 +479,7 @@ class PoolLaws(RuleBasedStateMachine):
         for connection in self.bench.made:
             assert connection.alive or connection.retired or connection in self.pool.leased()
         self.settle()
-        assert left <= 3 and self.pool.snapshot()["size"] == left
+        assert self.pool.snapshot()["size"] <= left <= 3  # a gift may have been refused meanwhile
 
     @invariant()
     def nothing_is_lost_or_doubled(self) -> None:
@@ -475,6 +499,7 @@ class PoolLaws(RuleBasedStateMachine):
         owners = [owner for owner in [*named, *ledger.idle] if owner.session is not None]
         assert len({owner.session for owner in owners}) == len(owners)
         assert {id(owner) for owner in owners} == {id(owner) for owner in ledger.sessions.values()}
+        assert all(ledger.loose.values()), "a scope that nothing is idle of takes no memory"
         assert sum(map(len, ledger.loose.values())) == sum(entry.session is None for entry in ledger.idle)
 
     @invariant()
@@ -495,4 +520,4 @@ class PoolLaws(RuleBasedStateMachine):
 
 
 TestPoolLaws = PoolLaws.TestCase
-TestPoolLaws.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestPoolLaws.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

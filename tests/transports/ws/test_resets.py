@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import Any
 
 import pytest
 
 from pixir_sync import (
-    CancelToken,
     Cancelled,
+    CancelToken,
     ConnectionLost,
     Keepalive,
     PixirError,
@@ -23,7 +24,7 @@ from pixir_sync.protocol.continuation import ResetReason
 from pixir_sync.transports.ws import keepalive
 from pixir_sync.transports.ws.pool import ConnectionPool, PoolKey
 from tests.support.events import Json, created, error, failed, text_response
-from tests.support.ws_peer import Wire, answering, conversation
+from tests.support.ws_peer import CLOSE, TEXT, Wire, answering, conversation, frame_bytes
 from tests.transports.http.helpers import took, wait_until
 from tests.transports.ws.conftest import PeerOf, ProviderOf
 from tests.transports.ws.turn_helpers import Talk, how
@@ -215,6 +216,22 @@ def test_websocket_reconnected_after_the_keepalive_thread_saw_it(end: str, peer_
 
 
 @pytest.mark.row("B3")
+def test_websocket_reconnected_where_it_ended_right_behind_the_answer(peer_of: PeerOf, provider_of: ProviderOf) -> None:
+    """The close frame comes in one piece with the terminal event: the turn is whole, and the next one is not a failure."""
+
+    def last(wire: Wire) -> None:
+        wire.read_create()
+        close = frame_bytes(CLOSE, (1000).to_bytes(2, "big"))
+        wire.raw(b"".join(frame_bytes(TEXT, json.dumps(event).encode()) for event in text_response("ok")) + close)
+        wire.expect_closed()
+
+    peer = peer_of([last, answering()])
+    talk = Talk(provider_of(peer))
+    assert talk.say("one").text == "ok"
+    assert how(talk.say("two")) == "websocket_reconnected"
+
+
+@pytest.mark.row("B3")
 def test_websocket_failed(peer_of: PeerOf, provider_of: ProviderOf) -> None:
     """The connection ended within an answer."""
 
@@ -348,9 +365,10 @@ def test_max_lifetime_said_between_two_turns(
     """The same word, unasked, to a connection that nobody uses."""
     if noticed == "turn":
         monkeypatch.setattr(keepalive, "_TICK", 3600)
-    said = threading.Event()
+    over, said = threading.Event(), threading.Event()
 
     def age(wire: Wire) -> None:
+        wire.hold(until=over)
         wire.send(AGE)
         wire.close(1000)
         said.set()
@@ -360,6 +378,7 @@ def test_max_lifetime_said_between_two_turns(
     provider = provider_of(peer, transport=transport)
     talk = Talk(provider)
     talk.say("one")
+    over.set()
     assert said.wait(5)
     if noticed == "keepalive":
         wait_until(lambda: provider.stats()["connections"]["live"] == 0, "the connection to go")

@@ -17,7 +17,7 @@ from tests.support.events import Json, completed, created, error, failed, incomp
 from tests.support.ws_peer import Script, Wire, answering, conversation
 from tests.transports.http.helpers import in_thread, wait_until
 from tests.transports.ws.conftest import PeerOf, ProviderOf
-from tests.transports.ws.turn_helpers import Talk, answer_of, http_peer, how, message, never, with_http
+from tests.transports.ws.turn_helpers import Talk, answer_of, how, http_peer, message, never, with_http
 
 # B1: the socket is lazy, and one is enough.
 
@@ -254,7 +254,7 @@ def test_where_the_server_would_see_something_else_everything_is_sent(case: str,
 def test_the_other_fields_decide_too(
     mode: str, changed: Json, went: str, peer_of: PeerOf, provider_of: ProviderOf
 ) -> None:
-    """With ``auto`` the table says which may change, with ``exact`` only the metadata may, with ``off`` there is never a delta."""
+    """``auto``: the table says which may change; ``exact``: only the metadata may; ``off``: there is never a delta."""
     if "user" in changed:
         changed = {"extra_body": changed}
     peer = peer_of(conversation(answer_of([SAID]), answer_of([SAID], "resp_2")))
@@ -510,7 +510,13 @@ def conversation_echo() -> Script:
 
 def test_a_lost_connection_is_not_committed(peer_of: PeerOf, provider_of: ProviderOf) -> None:
     """After a loss with output the error has the partial result, and the next turn is full on a fresh socket."""
-    peer = peer_of([conversation("one", then=lambda wire: (wire.read_create(), wire.send_all(BEGUN), wire.hang_up())), answering()])
+
+    def lose(wire: Wire) -> None:
+        wire.read_create()
+        wire.send_all(BEGUN, at_once=True)
+        wire.hang_up()
+
+    peer = peer_of([conversation("one", then=lose), answering()])
     provider = provider_of(peer, retry=RetryPolicy(max_retries=2))
     talk = Talk(provider)
     talk.say("one")

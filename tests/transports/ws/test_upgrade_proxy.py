@@ -177,8 +177,9 @@ def test_the_target_is_a_host_and_a_port(url: str, target: str) -> None:
 
 def test_the_host_header_leaves_the_usual_port_out() -> None:
     """And keeps the brackets of an IPv6 address; the certificate is checked for the server, not for the proxy."""
-    hosts = {"wss://a.example/": "a.example", "wss://a.example:444/": "a.example:444", "wss://[::1]/": "[::1]"}
-    for url, expected in hosts.items():
+    hosts = {"a.example": "a.example", "a.example:444": "a.example:444", "a.example:80": "a.example:80", "[::1]": "[::1]",
+             "A.example.:443": "a.example."}  # fmt: skip
+    for place, expected in hosts.items():
         heads: list[str] = []
 
         def script(conn: Conn, heads: list[str] = heads) -> None:
@@ -189,7 +190,7 @@ def test_the_host_header_leaves_the_usual_port_out() -> None:
             heads.append(conn.read_request().headers["host"])
 
         with ScriptedPeer(script) as peer, pytest.raises(ConnectFailed, match="did not answer the upgrade"):
-            opened(url, network=at(peer))
+            opened(f"wss://{place}/", network=at(peer))
         assert heads == [expected]
 
 
@@ -206,6 +207,21 @@ def test_the_certificate_behind_a_proxy_is_checked() -> None:
     with ScriptedPeer(script) as peer, pytest.raises(ConnectFailed, match="certificate is not trusted") as caught:
         opened(TARGET, network=at(peer))
     assert caught.value.details == {"certificate": True}
+
+
+def test_what_comes_before_tls_is_not_the_servers() -> None:
+    """A proxy cannot put an answer in front of the handshake, and have it taken for what came through it."""
+    forged = b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 401 No\r\nContent-Length: 6\r\n\r\nforged"
+
+    def script(conn: Conn) -> None:
+        conn.read_request()
+        conn.send(forged)
+        conn.sock.settimeout(DEADLINE)
+        with suppress(OSError):
+            conn.sock = server_context("api.example").wrap_socket(conn.sock, server_side=True)
+
+    with ScriptedPeer(script) as peer, pytest.raises(ConnectFailed, match="not TLS"):
+        opened(TARGET, network=at(peer))
 
 
 def test_an_https_proxy_is_not_for_websockets() -> None:

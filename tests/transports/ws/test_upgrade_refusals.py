@@ -62,7 +62,7 @@ def refused(peer: ScriptedPeer, **options: Any) -> PixirError:
         (426, b"Upgrade Required", {}, HandshakeRefused),
         (429, error_body("rate_limit_exceeded"), {"retry-after": "7"}, RateLimited),
         (429, error_body("insufficient_quota"), {}, QuotaExceeded),
-        (500, error_body("server_error"), {"x-request-id": "req_2"}, HandshakeRefused),
+        (500, error_body("server_error"), {"x-request-id": "req_2", "retry-after": "3"}, HandshakeRefused),
         (501, b"", {}, HandshakeRefused),
         (503, b"busy", {"retry-after-ms": "1500"}, Overloaded),
     ],
@@ -159,6 +159,14 @@ def test_a_large_body_is_not_waited_for() -> None:
     with peer_of("plain", says(said)) as peer, took(0, 1.8):
         error = refused(peer, limit=30)
     assert (len(error.details["body"]), error.details["body_truncated"]) == (BODY_LIMIT, True)
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_a_status_without_a_body(status: int) -> None:
+    """Nothing is waited for behind the head."""
+    with peer_of("plain", says(b"HTTP/1.1 %d No\r\n\r\n" % status)) as peer, took(0, 1.8):
+        error = refused(peer, limit=30)
+    assert (error.status, error.details["body"]) == (status, "")
 
 
 @pytest.mark.row("B17")

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pixir_sync import Provider, Result, RetryPolicy, user
 from tests.support.events import completed, created, response
 from tests.support.peer import Conn, Script, ScriptedPeer
 from tests.support.tls import authority
 from tests.support.ws_peer import Script as WireScript
-from tests.support.ws_peer import Wire
+from tests.support.ws_peer import WebSocketPeer, Wire
 from tests.transports.http.helpers import answers
+
+if TYPE_CHECKING:
+    from tests.transports.ws.conftest import PeerOf, ProviderOf
 
 Json = dict[str, Any]
 
-__all__ = ["Talk", "accepting", "answer_of", "http_peer", "how", "message", "quick", "refusing", "with_http"]
+__all__ = [
+    "Both", "Clock", "Talk", "accepting", "answer_of", "by", "delivered_over_http", "http_peer", "how", "message", "never",
+    "quick", "refusing", "with_http",
+]  # fmt: skip
 
 
 def how(result: Result) -> str | None:
@@ -97,3 +103,44 @@ def never(conn: Conn) -> None:
     """The script of an HTTP peer that must not be asked."""
     conn.read_request()
     raise AssertionError("a request came over HTTP")
+
+
+class Both:
+    """A WebSocket peer and an HTTP peer of one provider."""
+
+    def __init__(self, peer_of: PeerOf, provider_of: ProviderOf, stack: ExitStack, tls: bool) -> None:
+        self._peer_of, self._provider_of, self._stack, self._tls = peer_of, provider_of, stack, tls
+
+    def __call__(
+        self, scripts: Any, *, http: Any = None, upgrade: bool = True, transport: str = "auto", **options: Any
+    ) -> tuple[Provider, WebSocketPeer, ScriptedPeer]:
+        beside = http_peer(self._stack, self._tls) if http is None else http_peer(self._stack, self._tls, http)
+        peer = self._peer_of(scripts, upgrade=upgrade)
+        given = {"retry": quick(), **with_http(peer, beside, transport=transport), **options}
+        return self._provider_of(peer, **given), peer, beside
+
+
+def by(result: Result) -> tuple[str, str | None, int]:
+    """The transport of a turn, why it was not the first choice, and how many attempts there were."""
+    facts = result.provider_metadata
+    return facts["active_transport"], facts["fallback_reason"], facts["attempts"]
+
+
+def delivered_over_http(result: Result, reason: str, attempts: int = 2) -> None:
+    """The evidence is of the delivered call: nothing in it speaks of the socket, but why it was left."""
+    assert by(result) == ("http_sse", reason, attempts) and result.text == "hi"
+    facts = result.provider_metadata
+    assert how(result) is None and facts["transport_preference"] == "auto"
+    for name in ("websocket_key", "websocket_captured_response_id", "websocket_stored_previous_response_id", "close_code"):
+        assert facts[name] is None, name
+    assert isinstance(facts["fallback_message"], str) and facts["fallback_message"]
+
+
+class Clock:
+    """Seconds that pass when the test says so; for a `Gate`."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now

@@ -1,0 +1,90 @@
+"""What the tests of one connection share: a `Connection` to a scripted peer, its streams, and a look at its roles."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pixir_sync import Keepalive, Network
+from pixir_sync.cancellation import CancelToken
+from pixir_sync.deadline import Deadline
+from pixir_sync.network import tls_context
+from pixir_sync.protocol.frames import TEXT, frame
+from pixir_sync.transports.ws.connection import Connection
+from pixir_sync.transports.ws.lanes import Lane
+from pixir_sync.transports.ws.upgrade import upgrade
+from tests.support.peer import DEADLINE
+from tests.support.ws_peer import WebSocketPeer
+
+CREATE = b'{"type":"response.create"}'
+BEAT = Keepalive(interval=0.2, timeout=0.4)
+
+__all__ = [
+    "BEAT", "CREATE", "begun", "connected", "no_role_is_held", "open_descriptor", "receive", "send", "till_readable",
+]  # fmt: skip
+
+
+@contextmanager
+def connected(
+    peer: WebSocketPeer, *, keepalive: Keepalive | None = None, multiplexed: bool = False, send_buffer: int | None = None
+) -> Iterator[Connection]:
+    """A connection to this peer, with no keepalive thread; retired at the end."""
+    network = Network(ca_bundle=peer.ca_file, trust_env=False)
+    opened = upgrade(peer.websocket_url, {}, network, lambda: tls_context(network), Deadline(DEADLINE), CancelToken())
+    if send_buffer is not None:
+        opened.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    connection = Connection(opened.sock, opened.leftover, keepalive or Keepalive(), multiplexed=multiplexed)
+    try:
+        yield connection
+    finally:
+        connection.retire()
+
+
+def begun(connection: Connection, name: str | None = None) -> Lane:
+    """A stream that is open on it."""
+    lane = Lane(name)
+    assert connection.begin(lane, Deadline(DEADLINE))
+    return lane
+
+
+def send(connection: Connection, lane: Lane, data: bytes = CREATE, stall: float | None = DEADLINE, limit: float = 30) -> str:
+    """One text message; how sending it went."""
+    return connection.send(lane, frame(TEXT, data, os.urandom(4)), stall, Deadline(limit))
+
+
+def receive(connection: Connection, lane: Lane, count: int = 1, deadline: float = DEADLINE) -> list[Any]:
+    """So many messages, as JSON; fewer, where the stream was stopped or time was over."""
+    found: list[Any] = []
+    limit = Deadline(deadline)
+    while len(found) < count and (batch := connection.receive(lane, limit)) is not None:
+        found += [json.loads(message) if isinstance(message, bytes) else message for message in batch]
+    return found
+
+
+def till_readable(connection: Connection, deadline: float = DEADLINE) -> None:
+    """Wait until something has come that nobody has read."""
+    poll = select.poll()
+    poll.register(connection.fileno, select.POLLIN)
+    assert poll.poll(deadline * 1000), "nothing came"
+
+
+def no_role_is_held(connection: Connection) -> bool:
+    """Whether nobody reads, writes, waits, or holds a lock."""
+    writer = connection.writer
+    roles = connection._reader is None and writer.left and not writer._waiting
+    parked = [lane for lane in connection.lanes.values() if lane.parked is not None]
+    return roles and not parked and not connection._state.locked() and not connection._wire._io_lock.locked()
+
+
+def open_descriptor(number: int) -> bool:
+    """Whether this number is a file at present."""
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
