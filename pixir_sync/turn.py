@@ -67,7 +67,7 @@ class Turn:
         self.evidence = Evidence(transport_preference=engine.preference)
         self.assembler = ResultAssembler()
         self.outcome: Result | PixirError | None = None
-        self.consumer: int | None = None  # the thread that asked for the first event
+        self.consumer: int | None = None  # the thread that asked for the last batch of events
         self._request = request
         self._session, self._scope = session, scope
         self._timeouts, self._headers = timeouts, headers
@@ -148,6 +148,7 @@ class Turn:
         batches = self._transport.attempt(call)
         try:
             for batch in batches:
+                self.consumer = threading.get_ident()  # the stream may have gone to another thread
                 if assembler.terminal is None:
                     yield from self._events(batch, assembler, call)
         except PixirError:

@@ -156,14 +156,14 @@ class NoRefresh(Token):
 
 
 @pytest.mark.row("D1")
-def test_a_credential_that_fails_is_not_authenticated(server: LocalServer) -> None:
+def test_a_credential_that_fails_is_not_authenticated(server: LocalServer, transport: TransportName) -> None:
     """What it raised is the cause, and is not quoted; nothing was sent."""
-    with provider_for(server, api_key=_fails) as provider:
+    with provider_for(server, api_key=_fails, transport=transport) as provider:
         with pytest.raises(NotAuthenticated, match="OSError") as caught:
             provider.complete("Hi")
         assert "sk-secret" not in caught.value.message and caught.value.phase == "auth"
         assert isinstance(caught.value.__cause__, OSError) and server.connections == 0
-    with provider_for(server, credential=NoRefresh("old")) as provider:
+    with provider_for(server, credential=NoRefresh("old"), transport=transport) as provider:
         with pytest.raises(NotAuthenticated, match="refreshed: OSError"):
             provider.complete("Hi")
 
@@ -173,13 +173,16 @@ BAD_KEYS = ["sk-a\nb", "sk-a\r\nX-Evil: 1", "sk-\x00", "sk-\x7f", "sk a", "sk-é
 
 @pytest.mark.row("D5")
 @pytest.mark.parametrize("key", BAD_KEYS, ids=ascii)
-def test_a_key_that_cannot_be_sent_is_refused(server: LocalServer, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+def test_a_key_that_cannot_be_sent_is_refused(
+    server: LocalServer, transport: TransportName, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
     """In each of its forms, before any network, and without a word of it."""
     monkeypatch.setenv("OPENAI_API_KEY", key.replace("\0", "\x01"))  # no environment can hold a zero
 
     def refused(message: str, options: dict[str, Any]) -> None:
-        with pytest.raises(InvalidRequest, match=message) as caught, provider_for(server, **options) as provider:
-            provider.complete("Hi")
+        with pytest.raises(InvalidRequest, match=message) as caught:
+            with provider_for(server, transport=transport, **options) as provider:
+                provider.complete("Hi")
         assert "sk" not in f"{caught.value.message.replace('api_key', '')}{caught.value!r}"
 
     refused("api_key", {"api_key": key})
@@ -231,7 +234,9 @@ HEADERS: list[tuple[Any, str]] = [
 
 @pytest.mark.row("D5")
 @pytest.mark.parametrize(("headers", "says"), HEADERS, ids=[ascii(row[0]) for row in HEADERS])
-def test_a_header_that_cannot_be_sent_is_refused(server: LocalServer, headers: Any, says: str) -> None:
+def test_a_header_that_cannot_be_sent_is_refused(
+    server: LocalServer, transport: TransportName, headers: Any, says: str
+) -> None:
     """Whether it comes with the call, with the network settings or from a credential: before any network."""
 
     class Own:
@@ -244,8 +249,9 @@ def test_a_header_that_cannot_be_sent_is_refused(server: LocalServer, headers: A
         provider.stream("Hi", headers=headers)
     with pytest.raises(InvalidRequest, match=says):
         Network(headers=headers)
-    with provider_for(server, credential=Own()) as provider, pytest.raises(InvalidRequest, match=says) as caught:
-        provider.complete("Hi")
+    with provider_for(server, credential=Own(), transport=transport) as provider:
+        with pytest.raises(InvalidRequest, match=says) as caught:
+            provider.complete("Hi")
     assert caught.value.phase == "auth" and server.connections == 0
 
 
@@ -293,13 +299,13 @@ def test_the_secrets_of_headers_are_their_credential_values() -> None:
     assert check_headers(headers, "headers") == headers
 
 
-def test_errors_of_a_credential_keep_their_kind(server: LocalServer) -> None:
+def test_errors_of_a_credential_keep_their_kind(server: LocalServer, transport: TransportName) -> None:
     """A PixirError of the credential's own goes through as it is, with the phase auth."""
 
     def refuse() -> str:
         raise PixirError("not today", code="shut")
 
-    with provider_for(server, api_key=refuse) as provider:
+    with provider_for(server, api_key=refuse, transport=transport) as provider:
         with pytest.raises(PixirError) as caught:
             provider.complete("Hi")
         assert (type(caught.value), caught.value.code, caught.value.phase) == (PixirError, "shut", "auth")

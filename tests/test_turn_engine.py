@@ -284,6 +284,14 @@ def test_a_malformed_frame_is_counted_and_skipped(
     assert "zebra" not in caplog.text
 
 
+@pytest.mark.row("A19")
+def test_responses_that_share_an_id_are_told_apart(transport: TransportName) -> None:
+    """A server that numbers nothing is heard all the same: what begins with created is no late word of the last response."""
+    with Peer(transport, text_response("one"), text_response("two")) as peer, peer.provider() as provider:
+        assert [provider.complete("Hi", session="s").text for _ in range(2)] == ["one", "two"]
+        assert peer.connections == 1
+
+
 # Errors.
 
 SHAPES: dict[str, Any] = {

@@ -55,6 +55,7 @@ FIELD_RULES: Mapping[str, FieldRule] = {
 }
 """The decision for each field of a request body."""
 
+_NEVER_COUNTS = ("metadata", "generate")  # the latter is our own: what makes a turn a warm-up
 _ABSENT = object()
 
 
@@ -189,7 +190,7 @@ def plan(
 def _changed(now: Mapping[str, Any], then: Mapping[str, Any], *, exact: bool) -> str | None:
     """The first field whose change breaks the continuation; the model before all others."""
     for name in ("model", *now, *(name for name in then if name not in now)):
-        harmless = name == "metadata" if exact else FIELD_RULES.get(name) is FieldRule.HARMLESS
+        harmless = name in _NEVER_COUNTS if exact else FIELD_RULES.get(name) is FieldRule.HARMLESS
         if not harmless and now.get(name, _ABSENT) != then.get(name, _ABSENT):
             return name
     return None

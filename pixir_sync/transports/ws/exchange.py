@@ -224,7 +224,10 @@ class Exchange:
         if self._draft is None:
             return
         output = self.call.assembler.output_items()
-        size = self._size + len(dumps(output))
+        try:
+            size = self._size + len(dumps(output))
+        except CodecError:  # half of a surrogate pair: it can be kept and compared, and not be sent again
+            size = self._size + connection.inbox.received
         if size > self._retained_limit:
             connection.reset_reason, connection.retained = "retained_input_overflow", 0
             return

@@ -70,8 +70,8 @@ class KeepaliveThread:
                 self._thread = threading.Thread(target=self._run, name="pixir-keepalive", daemon=True)
                 self._thread.start()
 
-    def close(self) -> None:
-        """Let it look at once; it ends when the last connection is gone."""
+    def ring(self) -> None:
+        """Let it look at once; it ends when the last connection is gone. Takes no lock."""
         self._bell.put(None)
 
     def join(self, timeout: float) -> None:

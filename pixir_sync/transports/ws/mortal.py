@@ -94,6 +94,3 @@ class Mortal:
             last = self.death is not None and self._reader is None and self.writer.left
         if last:
             self._wire.close()
-
-    def __del__(self) -> None:
-        self._wire.close()

@@ -83,7 +83,7 @@ class WebSocketTransport(Transport):
 
     def close(self) -> None:
         self._pool.close()
-        self._keepalive.close()
+        self._keepalive.ring()
         if self._pool.live == 0:
             self._keepalive.join(1.0)  # it ends at once, and then nothing of this provider is left
 
@@ -192,3 +192,4 @@ class WebSocketTransport(Transport):
         if exchange is not None:
             exchange.abandon()
         self._pool.abandon(lease, "caller_cancelled")
+        self._keepalive.ring()

@@ -95,6 +95,9 @@ class Wire:
     def closed(self) -> bool:
         return self._closed
 
+    def __del__(self) -> None:
+        self._sock.close()  # nobody is in it, whatever an interrupt left in the books
+
 
 class Poller:
     """A kept poll object for one role's waits. Not for two threads at once: that is an error of `select.poll`."""

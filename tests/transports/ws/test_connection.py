@@ -14,6 +14,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,19 +22,20 @@ from typing import Any
 import pytest
 
 import pixir_sync.transports.ws
-from pixir_sync import Cancelled, ConnectionLost, user
+from pixir_sync import Cancelled, ConnectionLost, Keepalive, user
 from pixir_sync.deadline import Deadline
 from pixir_sync.transports.ws import connection as connection_module
 from pixir_sync.transports.ws import keepalive, wire
 from pixir_sync.transports.ws.connection import Connection
 from pixir_sync.transports.ws.lanes import Lane
 from tests.support.events import text_response
-from tests.support.ws_peer import WebSocketPeer, Wire, answering, conversation
+from tests.support.ws_peer import ClientGone, WebSocketPeer, Wire, answering, conversation
 from tests.transports.http.helpers import in_thread, wait_until
 from tests.transports.ws.conftest import PeerOf, ProviderOf
 from tests.transports.ws.connection_helpers import begun, connected, no_role_is_held, open_descriptor, receive, send
 
 ROOM = Path(pixir_sync.transports.ws.__file__).parent
+PATIENT = Keepalive(interval=20, timeout=10_000)
 MESSAGE = {"type": "response.created", "response": {"id": "resp_1"}}
 
 
@@ -45,9 +47,10 @@ def chatting(wire: Wire) -> None:
     """Each request gets two messages, with pings between."""
     while True:
         wire.read_message(30)
-        for _ in range(2):
-            wire.ping(b"x")
-            wire.send(MESSAGE)
+        with suppress(OSError):  # of a client that was interrupted
+            for _ in range(2):
+                wire.ping(b"x")
+                wire.send(MESSAGE)
 
 
 # Locks.
@@ -103,8 +106,8 @@ class Interrupts:
         return self._trace
 
     def _line(self, name: str, number: int, text: str) -> None:
-        if text.strip().startswith("with self._") and any(lock.locked() for lock in self._locks):
-            return  # on the way out of it, where no signal is looked at before the lock is free
+        if text.strip() == "try:" or (text.strip().startswith("with self._") and any(lock.locked() for lock in self._locks)):
+            return  # no signal is looked at there: in the second case, on the way out, not before the lock is free
         self.reached[name, number] += 1
         if self._at is not None and self._at == (name, number, self.reached[name, number]):
             self.raised = True
@@ -120,16 +123,16 @@ def turn(connection: Connection) -> None:
     lane = Lane()
     try:
         assert connection.begin(lane, Deadline(5))
-        assert send(connection, lane, b"x" * 200_000) == "done"
+        assert send(connection, lane, b"x" * 50_000) == "done"
         assert receive(connection, lane, 2)
     finally:
         connection.end(lane)
-    keepalive.visit(connection, time.monotonic() + 1000, 2000, readable=True)
+    keepalive.visit(connection, time.monotonic() + 60, PATIENT.timeout, readable=True)  # it is time for a ping
 
 
 def lines_of(peer: WebSocketPeer, work: Work) -> list[tuple[str, int, int]]:
     """The lines that this work goes through; each once, and the second time."""
-    with connected(peer, send_buffer=8192) as connection, Interrupts(connection) as interrupts:
+    with connected(peer, keepalive=PATIENT, send_buffer=8192) as connection, Interrupts(connection) as interrupts:
         work(connection)
     found = [(*line, time) for line, count in interrupts.reached.items() for time in range(1, min(count, 2) + 1)]
     assert len(found) > 60
@@ -138,10 +141,10 @@ def lines_of(peer: WebSocketPeer, work: Work) -> list[tuple[str, int, int]]:
 
 def test_an_interrupt_at_any_line_leaves_no_role(peer_of: PeerOf) -> None:
     """Wherever it strikes: nobody reads or writes afterwards, no lock is held, and the connection works, or is dead and closed."""
-    peer = peer_of(chatting)
+    peer = peer_of(chatting, receive_buffer=8192)
     ends: Counter[str] = Counter()
     for at in lines_of(peer, turn):
-        with connected(peer, send_buffer=8192) as connection:
+        with connected(peer, keepalive=PATIENT, send_buffer=8192) as connection:
             number = connection.fileno
             with Interrupts(connection, at) as interrupts:
                 try:
@@ -166,8 +169,9 @@ def test_an_interrupt_while_the_connection_ends_leaves_nobody_waiting(peer_of: P
 
     def script(wire: Wire) -> None:
         wire.read_create()
-        wire.send(MESSAGE)
-        wire.close(1001)
+        with suppress(OSError):
+            wire.send(MESSAGE)
+            wire.close(1001)
         wire.expect_closed()
 
     def ended(connection: Connection) -> None:
@@ -186,6 +190,7 @@ def test_an_interrupt_while_the_connection_ends_leaves_nobody_waiting(peer_of: P
                     assert no_role_is_held(connection), at
             if None in connection.lanes:
                 with pytest.raises(ConnectionLost):
+                    send(connection, connection.lanes[None])  # it may not have been sent
                     receive(connection, connection.lanes[None], 5)
             connection.retire()
             assert connection.fileno == -1, at
@@ -195,36 +200,34 @@ def test_an_interrupted_reader_hands_over(peer_of: PeerOf) -> None:
     """Two streams on one connection: one reads for both. Wherever that one is interrupted, the other gets its message or an error."""
 
     def script(wire: Wire) -> None:
-        for _ in range(2):
-            wire.read_message(30)
-        wire.send({"type": "x", "stream_id": "a"})
-        wire.read_message(30)
-        wire.send({"type": "x", "stream_id": "b"})
-        wire.hold()
+        while True:
+            wire.send({"type": "x", "stream_id": wire.read_message(30).decode()})
 
     def reads(connection: Connection) -> None:
         lane = connection.lanes["a"]
-        send(connection, lane)
+        send(connection, lane, b"a")
         receive(connection, lane)
 
     def both(at: tuple[str, int, int] | None) -> tuple[Interrupts, object]:
         with connected(peer, multiplexed=True) as connection:
-            begun(connection, "a")
-            other = begun(connection, "b")
-            send(connection, other)
-            waiting = in_thread(lambda: receive(connection, other, deadline=30))
-            wait_until(lambda: connection._reader is other, "the other to read")
+            mine, other = begun(connection, "a"), begun(connection, "b")
+            with connection._state:
+                connection._reader = other  # so that the first one parks, and is told when it may read
+            waiting: Any = None
+
+            def begins() -> object:
+                with connection._state:
+                    connection._release()
+                return receive(connection, other, deadline=30)
+
             with Interrupts(connection, at) as interrupts:
+                waiting = in_thread(begins)
                 try:
                     reads(connection)
                 except Interrupt:
-                    mine = connection.lanes["a"]
                     assert connection._reader is not mine and connection.writer.holder is not mine and mine.parked is None, at
             if connection.alive:
-                sent = send(connection, connection.lanes["a"])
-                if interrupts.raised and connection.inbox.received < 60:
-                    send(connection, connection.lanes["a"])  # the first was not sent
-                assert sent == "done" or not connection.alive
+                send(connection, mine, b"b")
             try:
                 return interrupts, waiting.result(5)
             except ConnectionLost as error:
@@ -233,9 +236,12 @@ def test_an_interrupted_reader_hands_over(peer_of: PeerOf) -> None:
     peer = peer_of(script)
     first, got = both(None)
     assert got == [{"type": "x", "stream_id": "b"}]
+    ends: Counter[str] = Counter()
     for line in first.reached:
         _, got = both((*line, 1))
         assert got == [{"type": "x", "stream_id": "b"}] or isinstance(got, ConnectionLost), line
+        ends[type(got).__name__] += 1
+    assert ends["list"] > 20 and ends["ConnectionLost"] > 5, ends
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signal to one thread")
@@ -255,7 +261,7 @@ def test_real_signals_leave_no_role(peer_of: PeerOf) -> None:
     before = signal.signal(signal.SIGUSR1, strike)
     try:
         for _ in range(60):
-            with connected(peer, send_buffer=8192) as connection:
+            with connected(peer, keepalive=PATIENT, send_buffer=8192) as connection:
                 pause = chance.random() * 0.004
 
                 def kill(pause: float = pause) -> None:
@@ -324,14 +330,15 @@ def test_one_reads_for_all_and_the_next_takes_over(peer_of: PeerOf) -> None:
 
     with connected(peer_of(script), multiplexed=True) as connection:
 
-        def run(name: str) -> list[int]:
-            lane = begun(connection, name)
+        lanes = [begun(connection, str(n)) for n in range(8)]
+
+        def run(lane: Lane) -> list[int]:
             send(connection, lane)
             found = [data["number"] for data in receive(connection, lane, 100, 30)]
             connection.end(lane)
             return found
 
-        running = [in_thread(lambda name=str(n): run(name)) for n in range(8)]  # type: ignore[misc]
+        running = [in_thread(lambda lane=lane: run(lane)) for lane in lanes]  # type: ignore[misc]
         assert [work.result(30) for work in running] == [list(range(1, 101))] * 8
         assert no_role_is_held(connection)
 
@@ -342,9 +349,9 @@ def test_a_flood_does_not_outlast_the_deadline(peer_of: PeerOf) -> None:
 
     def script(wire: Wire) -> None:
         wire.read_create()
-        while not over.is_set():
-            wire.frame(9, b"x" * 125)
-        wire.hold()
+        with suppress(OSError, AssertionError, ClientGone):  # the client may stop reading, or be gone
+            while not over.is_set():
+                wire.ping(b"x" * 125)
 
     peer = peer_of(script)
     with connected(peer) as connection:
@@ -377,7 +384,14 @@ def test_a_large_message_in_small_pieces_is_joined_in_linear_time(peer_of: PeerO
 @pytest.mark.parametrize("read", ["one event", "the terminal event"])
 def test_a_finaliser_takes_no_lock(read: str, peer_of: PeerOf, provider_of: ProviderOf) -> None:
     """A stream is dropped by a thread that holds every lock there is: that is what the garbage collector may do."""
-    provider = provider_of(peer_of(answering()))
+
+    def script(wire: Wire) -> None:
+        while True:
+            create = wire.read_create(30)
+            with suppress(OSError):
+                wire.answer(to=create)
+
+    provider = provider_of(peer_of(script))
 
     def drop() -> None:
         stream = provider.stream("Hi", session="s")
@@ -401,7 +415,7 @@ def test_a_finaliser_takes_no_lock(read: str, peer_of: PeerOf, provider_of: Prov
 def test_a_child_closes_what_it_inherited_without_a_byte(peer_of: PeerOf) -> None:
     """After a fork the child forgets the socket: the descriptor goes there, the parent and the server notice nothing."""
     peer = peer_of(chatting)
-    with connected(peer) as connection, warnings.catch_warnings():
+    with connected(peer, keepalive=PATIENT) as connection, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of a fork with threads, which is what this is about
         turn(connection)
         (server,) = peer.connections

@@ -32,9 +32,9 @@ from pixir_sync.transports.ws import exchange
 from pixir_sync.transports.ws.gate import Gate
 from tests.support.events import Json, created, error, text_response
 from tests.support.ws_peer import TEXT, Script, Wire, answering, conversation
-from tests.transports.http.helpers import took
+from tests.transports.http.helpers import in_thread, took
 from tests.transports.ws.conftest import PeerOf, ProviderOf
-from tests.transports.ws.turn_helpers import Both, Clock, Talk, by, delivered_over_http, how, never, quick
+from tests.transports.ws.turn_helpers import Both, Clock, Talk, by, cut, delivered_over_http, how, never, quick, silent
 
 BEGUN = text_response("Hel", "lo")[:-1]
 HOSTED: Json = {"hosted_tools": [{"type": "file_search", "vector_store_ids": ["vs_1"]}]}
@@ -43,11 +43,6 @@ HOSTED: Json = {"hosted_tools": [{"type": "file_search", "vector_store_ids": ["v
 @pytest.fixture
 def both(peer_of: PeerOf, provider_of: ProviderOf, stack: ExitStack, tls: bool) -> Both:
     return Both(peer_of, provider_of, stack, tls)
-
-
-def cut(wire: Wire) -> None:
-    wire.read_create()
-    wire.cut()
 
 
 def lose_after(*events: Json) -> Callable[[Wire], None]:
@@ -418,11 +413,6 @@ def test_out_of_credit_is_the_error(both: Both) -> None:
 # Time limits and cancels: raised, over no transport again.
 
 
-def silent(wire: Wire) -> None:
-    wire.read_create()
-    wire.expect_closed()
-
-
 def stalls(wire: Wire) -> None:
     wire.read_create()
     wire.send_all(BEGUN[:2])
@@ -484,11 +474,15 @@ def test_a_cancel_is_raised(when: str, transport: str, both: Both) -> None:
             wire.expect_closed()
 
     provider, peer, http = both(script, upgrade=False, transport=transport, http=never, retry=quick(2))
-    canceller = threading.Thread(target=lambda: (there.wait(5), token.cancel()))
-    canceller.start()
+
+    def leave() -> None:
+        there.wait(5)
+        token.cancel()
+
+    leaving = in_thread(leave)
     with pytest.raises(Cancelled):
         Talk(provider).say("one", cancel=token)
-    canceller.join()
+    leaving.result(5)
     assert len(peer.connections) == 1 and http.connections == []
 
 

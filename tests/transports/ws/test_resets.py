@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -20,14 +20,14 @@ from pixir_sync import (
     user,
 )
 from pixir_sync.deadline import Deadline
-from pixir_sync.protocol.continuation import ResetReason
+from pixir_sync.protocol.continuation import Baseline, ResetReason
 from pixir_sync.transports.ws import keepalive
 from pixir_sync.transports.ws.pool import ConnectionPool, PoolKey
 from tests.support.events import Json, created, error, failed, text_response
 from tests.support.ws_peer import CLOSE, TEXT, Wire, answering, conversation, frame_bytes
-from tests.transports.http.helpers import took, wait_until
+from tests.transports.http.helpers import in_thread, took, wait_until
 from tests.transports.ws.conftest import PeerOf, ProviderOf
-from tests.transports.ws.turn_helpers import Talk, how
+from tests.transports.ws.turn_helpers import Talk, how, silent
 
 BEGUN = text_response("Hel", "lo")[:-1]
 
@@ -137,7 +137,10 @@ def test_previous_response_not_found(peer_of: PeerOf, provider_of: ProviderOf) -
 
 def bench(key: PoolKey) -> tuple[ConnectionPool, Any]:
     class Connection:
-        opened_at, baseline, reset_reason, alive = 0.0, None, None, True
+        opened_at = 0.0
+        baseline: Baseline | None = None
+        reset_reason: str | None = None
+        alive = True
 
         def retire(self) -> None:
             self.alive = False
@@ -309,16 +312,20 @@ def test_caller_cancelled(peer_of: PeerOf, provider_of: ProviderOf) -> None:
 @pytest.mark.row("B3")
 def test_caller_cancelled_before_the_answer_began(peer_of: PeerOf, provider_of: ProviderOf) -> None:
     """The request is on its way and nothing has come yet."""
-    peer = peer_of([conversation("one", then=lambda wire: (wire.read_create(), wire.expect_closed())), answering()])
+    peer = peer_of([conversation("one", then=silent), answering()])
     provider = provider_of(peer)
     talk = Talk(provider)
     talk.say("one")
     token = CancelToken()
-    timer = threading.Thread(target=lambda: (peer.wait_creates(2), token.cancel()))
-    timer.start()
+
+    def leave() -> None:
+        peer.wait_creates(2)
+        token.cancel()
+
+    leaving = in_thread(leave)
     with pytest.raises(Cancelled):
         talk.say("two", cancel=token)
-    timer.join()
+    leaving.result(5)
     assert how(talk.say("three")) == "caller_cancelled"
 
 
@@ -418,7 +425,7 @@ def test_retained_input_overflow(peer_of: PeerOf, provider_of: ProviderOf) -> No
 def test_every_reason_of_the_plan_has_its_test() -> None:
     """A reason that is new in the type has no test here yet."""
     tested = {name.removeprefix("test_") for name in globals()}
-    assert set(ResetReason.__args__) <= tested
+    assert set(get_args(ResetReason)) <= tested
 
 
 # B4
@@ -500,7 +507,7 @@ def test_the_replay_has_the_time_that_is_left(peer_of: PeerOf, provider_of: Prov
         threading.Event().wait(1.4)
         wire.send(FLAT)
 
-    peer = peer_of(conversation("one", slow, then=lambda wire: (wire.read_create(), wire.expect_closed())))
+    peer = peer_of(conversation("one", slow, then=silent))
     talk = Talk(provider_of(peer))
     talk.say("one")
     with took(1.9, 3.2), pytest.raises(TotalTimeout):

@@ -17,7 +17,7 @@ from tests.support.events import Json, completed, created, error, failed, incomp
 from tests.support.ws_peer import Script, Wire, answering, conversation
 from tests.transports.http.helpers import in_thread, wait_until
 from tests.transports.ws.conftest import PeerOf, ProviderOf
-from tests.transports.ws.turn_helpers import Talk, answer_of, how, http_peer, message, never, with_http
+from tests.transports.ws.turn_helpers import Talk, answer_of, cut, how, http_peer, message, never, with_http
 
 # B1: the socket is lazy, and one is enough.
 
@@ -91,7 +91,7 @@ def test_the_evidence_of_a_turn(peer_of: PeerOf, provider_of: ProviderOf) -> Non
 @pytest.mark.row("A25")
 def test_the_evidence_after_a_drop_is_of_the_delivered_attempt(peer_of: PeerOf, provider_of: ProviderOf) -> None:
     """A delta that was lost with its connection, and replayed in full on another: the evidence tells of the latter."""
-    peer = peer_of([conversation("one", then=lambda wire: (wire.read_create(), wire.cut())), answering()])
+    peer = peer_of([conversation("one", then=cut), answering()])
     provider = provider_of(peer)
     talk = Talk(provider)
     talk.say("one")
@@ -208,10 +208,10 @@ FULLS: dict[str, tuple[list[Json], list[Json], str]] = {
 }
 
 
-def second_turn(peer_of: PeerOf, provider_of: ProviderOf, output: list[Json], history: list[Json], **options: Any) -> tuple[Any, Json]:
+def second_turn(peer_of: PeerOf, provider_of: ProviderOf, output: list[Json], history: list[Json]) -> tuple[str | None, Json]:
     """How a turn with this history goes after one that was given "Hi" and put out these items; and its frame."""
     peer = peer_of(conversation(answer_of(output), answer_of([message("next", 2)], "resp_2")))
-    provider = provider_of(peer, **options)
+    provider = provider_of(peer)
     provider.complete([copy.deepcopy(HI)], session="s")
     result = provider.complete(copy.deepcopy(history), session="s")
     assert len(peer.connections) == 1
@@ -230,7 +230,7 @@ def test_only_what_is_new_is_sent(case: str, peer_of: PeerOf, provider_of: Provi
 
 @pytest.mark.row("B2")
 @pytest.mark.parametrize("case", FULLS)
-def test_where_the_server_would_see_something_else_everything_is_sent(case: str, peer_of: PeerOf, provider_of: ProviderOf) -> None:
+def test_where_the_server_would_see_something_else_all_is_sent(case: str, peer_of: PeerOf, provider_of: ProviderOf) -> None:
     """On the same socket, without the last response's id, and the evidence says why."""
     output, history, why = FULLS[case]
     went, create = second_turn(peer_of, provider_of, output, history)
@@ -243,7 +243,8 @@ def test_where_the_server_would_see_something_else_everything_is_sent(case: str,
     ("mode", "changed", "went"),
     [
         ("auto", {}, "delta"), ("auto", {"system_prompt": "be long"}, "delta"), ("auto", {"temperature": 0}, "delta"),
-        ("auto", {"tools": [{"name": "f", "parameters": {"type": "object"}}]}, "delta"), ("auto", {"user": "x"}, "request_changed"),
+        ("auto", {"tools": [{"name": "f", "parameters": {"type": "object"}}]}, "delta"),
+        ("auto", {"extra_body": {"user": "x"}}, "request_changed"),
         ("auto", {"metadata": {"a": "b"}}, "delta"), ("auto", {"extra_body": {"truncation": "auto"}}, "request_changed"),
         ("auto", {"extra_body": {"brand_new": 1}}, "request_changed"), ("auto", {"store": True}, "request_changed"),
         ("auto", {"model": "other"}, "model_changed"), ("exact", {}, "delta"), ("exact", {"metadata": {"a": "b"}}, "delta"),
@@ -255,8 +256,6 @@ def test_the_other_fields_decide_too(
     mode: str, changed: Json, went: str, peer_of: PeerOf, provider_of: ProviderOf
 ) -> None:
     """``auto``: the table says which may change; ``exact``: only the metadata may; ``off``: there is never a delta."""
-    if "user" in changed:
-        changed = {"extra_body": changed}
     peer = peer_of(conversation(answer_of([SAID]), answer_of([SAID], "resp_2")))
     provider = provider_of(peer, continuation=mode)
     provider.complete([HI], session="s")

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 __all__ = [
-    "Both", "Clock", "Talk", "accepting", "answer_of", "by", "delivered_over_http", "http_peer", "how", "message", "never",
-    "quick", "refusing", "with_http",
+    "Both", "Clock", "Talk", "accepting", "answer_of", "by", "cut", "delivered_over_http", "http_peer", "how", "message", "never",
+    "quick", "refusing", "silent", "with_http",
 ]  # fmt: skip
 
 
@@ -84,6 +84,21 @@ def accepting(script: WireScript) -> WireScript:
         script(wire)
 
     return run
+
+
+# For one that does not.
+
+
+def cut(wire: Wire) -> None:
+    """Reads a create, and tears the connection down."""
+    wire.read_create()
+    wire.cut()
+
+
+def silent(wire: Wire) -> None:
+    """Reads a create, says nothing, and waits for the client to leave."""
+    wire.read_create()
+    wire.expect_closed()
 
 
 # HTTP beside it.
