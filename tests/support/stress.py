@@ -312,14 +312,14 @@ class Worker:
                 end()
 
             self._alarm.after(plan.delay, act)
-        ended, seen = self._consume(stream, plan)
+        ended, seen = self._consume(stream, provider, plan)
         if isinstance(ended, Cancelled) and cancelled_at:
             self.figures.slowest_cancel = max(self.figures.slowest_cancel, time.monotonic() - cancelled_at[0])
         if plan.act != "drop":
             self._check(stream, plan, ended, seen, may_close=provider is not self._stage.provider)
         return ended if isinstance(ended, Result) else None
 
-    def _consume(self, stream: ResponseStream, plan: Plan) -> tuple[Result | PixirError | None, str]:
+    def _consume(self, stream: ResponseStream, provider: Provider, plan: Plan) -> tuple[Result | PixirError | None, str]:
         """How the call ended (None: this consumer left it), and what its events said."""
         seen: list[str] = []
         try:
@@ -328,7 +328,7 @@ class Worker:
             elif plan.act == "result":
                 result = stream.result()
                 return result, result.text
-            self._read(stream, plan, seen)
+            self._read(stream, provider, plan, seen)
         except PixirError as error:
             error.__traceback__ = None  # leads to this frame, which leads to the stream, which has the error
             return error, error.partial.text if plan.act == "result" and error.partial is not None else "".join(seen)
@@ -341,7 +341,7 @@ class Worker:
         except PixirError as error:
             return error, "".join(seen)
 
-    def _read(self, stream: ResponseStream, plan: Plan, seen: list[str]) -> None:
+    def _read(self, stream: ResponseStream, provider: Provider, plan: Plan, seen: list[str]) -> None:
         act = plan.act
         if act == "drop":
             for number, event in enumerate(stream):
@@ -357,7 +357,7 @@ class Worker:
                 seen.append(event.text)
                 over = isinstance(event, Terminal)
                 if number == plan.stop:
-                    self._in_the_middle(plan)
+                    self._in_the_middle(stream, provider, plan)
                     if act == "leave":
                         return
                 if over and act == "late cancel":
@@ -365,19 +365,21 @@ class Worker:
                 if over and act == "at terminal":
                     return
 
-    def _in_the_middle(self, plan: Plan) -> None:
+    def _in_the_middle(self, stream: ResponseStream, provider: Provider, plan: Plan) -> None:
         if plan.act == "throw":
             raise Elsewhere
         if plan.act == "away":
             time.sleep(2.5 * IDLE)  # the keepalive thread reads meanwhile
         if plan.act == "re-enter" and plan.session is not None:
             try:
-                self._stage.provider.complete(plan.items, session=plan.session)
+                again = provider.complete(plan.items, session=plan.session)
             except PixirError as error:
                 error.__traceback__ = None
                 self._demand(isinstance(error, (SessionBusy, ProviderClosed)), plan, f"re-entry gave {error!r}")
             else:
-                self.figures.counts["re-entry went elsewhere"] += 1  # over HTTP, or another provider came meanwhile
+                over = {stream.metadata["active_transport"], again.provider_metadata["active_transport"]}
+                over_already = stream._turn.assembler.terminal is not None
+                self._demand("http_sse" in over or over_already, plan, "the session was lent twice")
 
     # Whether it was right.
 

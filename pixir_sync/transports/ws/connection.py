@@ -27,9 +27,10 @@ Rules kept here (each was left out once in the model of tests/transports/ws, and
 from __future__ import annotations
 
 import select
+import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pixir_sync.config import Keepalive
 from pixir_sync.deadline import Deadline
@@ -40,11 +41,8 @@ from pixir_sync.transports.ws.heartbeat import Heartbeat
 from pixir_sync.transports.ws.inbox import Inbox
 from pixir_sync.transports.ws.lanes import Lane
 from pixir_sync.transports.ws.mortal import Mortal
-from pixir_sync.transports.ws.wire import Poller
+from pixir_sync.transports.ws.wire import AT_MOST, Poller
 from pixir_sync.transports.ws.writer import Sent, Writer
-
-if TYPE_CHECKING:
-    import socket
 
 __all__ = ["Connection", "Sent"]
 
@@ -111,7 +109,11 @@ class Connection(Mortal):
 
     def send(self, lane: Lane, data: bytes, stall: float | None, deadline: Deadline) -> str:
         """Send one frame; how it went, see `Writer.send`."""
-        return self.writer.send(self, lane, data, stall, deadline)
+        try:
+            return self.writer.send(self, lane, data, stall, deadline)
+        finally:
+            if not self.alive:
+                self._leave()
 
     def receive(self, lane: Lane, deadline: Deadline) -> list[Any] | None:
         """The next batch of messages; None where the lane was stopped or the deadline passed. Blocks.
@@ -119,9 +121,8 @@ class Connection(Mortal):
         Raises the error that the connection died of, once everything that came before it was taken.
         """
         lane.visits += 1
-        if lane.queue:
-            return lane.take()
-        self._wait(lane, deadline)
+        if not lane.queue:
+            self._wait(lane, deadline)
         if lane.queue:
             return lane.take()
         if not lane.stopped:
@@ -154,7 +155,7 @@ class Connection(Mortal):
                 if step is None:
                     return
                 if step is not _ROLE:
-                    step.acquire(timeout=min(deadline.remaining(), threading.TIMEOUT_MAX))
+                    step.acquire(timeout=min(deadline.remaining(), AT_MOST))
                 elif emptying:
                     self._empty(lane, deadline)
                     return
@@ -211,10 +212,7 @@ class Connection(Mortal):
     # Reading: with the role.
 
     def _read(self, lane: Lane, deadline: Deadline) -> bool:
-        """Read until there is something for this lane, it is stopped, or time is over; gives the role back.
-
-        Whether the wait is over; else the consumer decides anew.
-        """
+        """Read until this lane has something, is stopped, or late, and give the role back. False: the consumer decides anew."""
         while self._reader is lane:
             mask = select.POLLIN | (select.POLLOUT if self.writer.blocked else 0)
             ready = self._poller.wait(mask, deadline)

@@ -253,8 +253,11 @@ class Exchange:
     def abandon(self) -> None:
         """The consumer left: the server is told by the end of the connection. Takes no lock."""
         self._let_go()
-        if self.connection is not None:
-            self.connection.stop(self.lane)
+        connection = self.connection
+        if connection is not None:
+            if connection.reset_reason is None or self.call.cancel.cancelled:  # said before anybody sees the end of the socket
+                connection.reset_reason = "caller_cancelled"
+            connection.stop(self.lane)
 
     def _let_go(self) -> None:
         if self._link is not None:

@@ -27,7 +27,7 @@ from pixir_sync.config import Keepalive
 from pixir_sync.protocol.errors import ConnectionLost
 from pixir_sync.protocol.frames import PING
 from pixir_sync.transports.ws.connection import Connection
-from pixir_sync.transports.ws.death import Death, broken, unanswered
+from pixir_sync.transports.ws.death import Death, broken, retired, unanswered
 from pixir_sync.transports.ws.pool import Pooled
 
 __all__ = ["KeepaliveThread"]
@@ -140,6 +140,8 @@ def visit(connection: Connection, now: float, timeout: float, *, readable: bool)
         connection.die(unanswered(timeout))
     elif writer.failed is not None:
         connection.die(broken(writer.failed))
+    elif not connection.alive:
+        connection.die(retired("websocket_failed"))  # the first reason stays: this is for the descriptor, if it waited for us
 
 
 def _tend_idle(connections: list[Connection], now: float, timeout: float) -> None:

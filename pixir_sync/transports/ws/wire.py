@@ -21,11 +21,13 @@ import threading
 
 from pixir_sync.deadline import Deadline
 
-__all__ = ["Poller", "Wire"]
+__all__ = ["AT_MOST", "Poller", "Wire"]
 
 _READ = 65_536
 _AGAIN = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-_FOREVER = 3_600_000  # milliseconds: poll takes no more than an int, and a wake-up too many an hour costs nothing
+AT_MOST = 1.0
+"""The longest wait in one piece, in seconds. A Ctrl-C that comes between the interpreter's last look for signals and the system
+call does not interrupt that, so it is seen after this; on a busy machine that gap is some milliseconds wide."""
 
 
 class Wire:
@@ -110,12 +112,11 @@ class Poller:
         self._poll.register(wire.fileno, select.POLLIN)
 
     def wait(self, mask: int, deadline: Deadline) -> int:
-        """Wait until the socket is ready, somebody wakes it, or the deadline passes (0). Holds no lock."""
+        """Wait until the socket is ready, somebody wakes it, or the deadline passes (0), or for `AT_MOST` (0). Holds no lock."""
         if mask & select.POLLIN and self._wire.pending:
             return select.POLLIN
         if mask != self._mask:
             self._poll.modify(self._wire.fileno, mask)
             self._mask = mask
-        left = deadline.remaining()
-        ready = self._poll.poll(_FOREVER if left > _FOREVER / 1000 else math.ceil(left * 1000))
+        ready = self._poll.poll(math.ceil(min(deadline.remaining(), AT_MOST) * 1000))
         return ready[0][1] if ready else 0

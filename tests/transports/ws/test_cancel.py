@@ -44,8 +44,6 @@ from tests.transports.http.helpers import (
 from tests.transports.ws.conftest import PeerOf, ProviderOf
 from tests.transports.ws.turn_helpers import Talk, how
 
-BIG = "x" * 12_000_000
-
 Run = tuple[Provider, ResponseStream, Callable[[], object]]
 """A provider, a stream that will wait, and how to wait until it does."""
 
@@ -80,7 +78,7 @@ def run(stream: ResponseStream, seen: list[str]) -> PixirError | None:
 # The places where a call waits. Each gives a provider, a stream, and a wait until it is there.
 
 
-def at_a_peer(script: Script, reached: Callable[[WebSocketPeer], object], request: str = "x", **peer: Any) -> Place:
+def at_a_peer(script: Script, reached: Callable[[WebSocketPeer], object], **peer: Any) -> Place:
     def place(stack: ExitStack, tls: bool, token: CancelToken) -> Run:
         server = stack.enter_context(WebSocketPeer(script, tls=tls, **peer))
         policy = RetryPolicy(max_retries=2, initial_delay=60, max_delay=60)
@@ -90,7 +88,7 @@ def at_a_peer(script: Script, reached: Callable[[WebSocketPeer], object], reques
             reached(server)
             pause(0.05)
 
-        return provider, provider.stream(request, session="s", cancel=token), waits
+        return provider, provider.stream("x", session="s", cancel=token), waits
 
     return place
 
@@ -122,9 +120,25 @@ def _at_port(stack: ExitStack, port: int, tls: bool, token: CancelToken) -> Run:
     return provider, provider.stream("x", session="s", cancel=token), lambda: pause(0.1)
 
 
-def deaf(wire: Wire) -> None:
-    wire.stop_reading()
-    wire.hold()
+def writing(stack: ExitStack, tls: bool, token: CancelToken) -> Run:
+    """In the middle of a large frame, to a peer that does not read."""
+
+    def deaf(wire: Wire) -> None:
+        wire.stop_reading()
+        wire.hold()
+
+    server = stack.enter_context(WebSocketPeer(deaf, tls=tls, receive_buffer=4096))
+    provider = stack.enter_context(provider_at(server.base_url, tls))
+
+    def begun() -> bool:
+        leased = provider._websocket._pool.leased()  # type: ignore[union-attr]
+        return any(isinstance(one, Connection) and any(lane.sent for lane in one.lanes.values()) for one in leased)
+
+    def waits() -> None:
+        wait_until(begun, "the first bytes")
+        pause(0.05)
+
+    return provider, provider.stream("x" * 12_000_000, session="s", cancel=token), waits
 
 
 def refusing(wire: Wire) -> None:
@@ -145,11 +159,6 @@ def refused(peer: WebSocketPeer) -> None:
     assert peer.wait_connections(1)[0].gone.wait(DEADLINE)
 
 
-def upgraded(peer: WebSocketPeer) -> None:
-    peer.wait_connections(1)
-    pause(0.2)
-
-
 def connected(peer: WebSocketPeer) -> None:
     peer.wait_connections(1)
 
@@ -164,7 +173,7 @@ PLACES: dict[str, Place] = {
     "connect": connecting,
     "handshake": handshake,
     "upgrade": at_a_peer(mute, connected, upgrade=False),
-    "write": at_a_peer(deaf, upgraded, BIG, receive_buffer=4096),
+    "write": writing,
     "first event": at_a_peer(unanswered, asked),
     "event": at_a_peer(half, asked),
 }
@@ -286,6 +295,34 @@ def test_who_leaves_in_mid_stream_retires_the_socket(peer_of: PeerOf, provider_o
         with pytest.raises(Cancelled) as caught:
             stream.result()
         assert caught.value.partial is not None and caught.value.partial.text == "half"
+
+
+@pytest.mark.row("B15", "A25")
+@pytest.mark.parametrize("cancels", [True, False])
+def test_why_the_session_begins_anew_is_the_consumers_doing(
+    peer_of: PeerOf, provider_of: ProviderOf, monkeypatch: pytest.MonkeyPatch, cancels: bool
+) -> None:
+    """The keepalive thread may be the one that sees the socket end: the next turn still says that the caller left."""
+    with left_behind(peer_of, provider_of) as (talk, begin):
+        pool = talk._provider._websocket._pool  # type: ignore[union-attr]
+        stream = begin()
+        to_half(stream)
+        (connection,) = pool.leased()
+        assert isinstance(connection, Connection)
+        if cancels:
+            in_thread(stream.cancel).result(DEADLINE)
+        else:
+            abandon = pool.abandon
+
+            def seen_first(*lease: Any) -> None:
+                connection.drain(1)
+                abandon(*lease)
+
+            monkeypatch.setattr(pool, "abandon", seen_first)
+        if cancels:
+            wait_until(lambda: not connection.alive, "the keepalive thread")
+        stream.close()
+        assert not connection.alive
 
 
 @pytest.mark.row("B15")
@@ -482,7 +519,8 @@ def test_cancels_at_random_moments(tls: bool) -> None:
     """Wherever a cancel falls, the call ends as a result or as Cancelled, and calls on other threads do not notice."""
 
     def tolerant(wire: Wire) -> None:
-        with suppress(OSError):  # the client may go in the middle of an answer
+        with suppress(OSError):  # the client may go in the middle of an answer, and of the upgrade
+            wire.accept()
             answering()(wire)
 
     def call(provider: Provider, delay: float) -> PixirError | None:
@@ -493,7 +531,7 @@ def test_cancels_at_random_moments(tls: bool) -> None:
         timer.join()
         return ended
 
-    with nothing_left(), WebSocketPeer(tolerant, tls=tls) as peer, provider_at(peer.base_url, tls) as provider:
+    with nothing_left(), WebSocketPeer(tolerant, tls=tls, upgrade=False) as peer, provider_at(peer.base_url, tls) as provider:
         other = in_thread(lambda: [provider.complete("y", session="other").text for _ in range(40)])
         ended = {type(call(provider, at * 0.0001)) for at in range(60)}
         assert ended <= {type(None), Cancelled} and Cancelled in ended

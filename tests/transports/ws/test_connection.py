@@ -24,12 +24,11 @@ import pytest
 import pixir_sync.transports.ws
 from pixir_sync import Cancelled, ConnectionLost, Keepalive, user
 from pixir_sync.deadline import Deadline
-from pixir_sync.transports.ws import connection as connection_module
-from pixir_sync.transports.ws import keepalive, wire
+from pixir_sync.transports.ws import inbox, keepalive, wire
 from pixir_sync.transports.ws.connection import Connection
 from pixir_sync.transports.ws.lanes import Lane
 from tests.support.events import text_response
-from tests.support.ws_peer import ClientGone, WebSocketPeer, Wire, answering, conversation
+from tests.support.ws_peer import ClientGone, WebSocketPeer, Wire, answering
 from tests.transports.http.helpers import in_thread, wait_until
 from tests.transports.ws.conftest import PeerOf, ProviderOf
 from tests.transports.ws.connection_helpers import begun, connected, no_role_is_held, open_descriptor, receive, send
@@ -106,8 +105,8 @@ class Interrupts:
         return self._trace
 
     def _line(self, name: str, number: int, text: str) -> None:
-        if text.strip() == "try:" or (text.strip().startswith("with self._") and any(lock.locked() for lock in self._locks)):
-            return  # no signal is looked at there: in the second case, on the way out, not before the lock is free
+        if text.strip().startswith(("try:", "with self._")) and any(lock.locked() for lock in self._locks):
+            return  # on the way in or out of a lock, where no signal is looked at
         self.reached[name, number] += 1
         if self._at is not None and self._at == (name, number, self.reached[name, number]):
             self.raised = True
@@ -140,12 +139,11 @@ def lines_of(peer: WebSocketPeer, work: Work) -> list[tuple[str, int, int]]:
 
 
 def test_an_interrupt_at_any_line_leaves_no_role(peer_of: PeerOf) -> None:
-    """Wherever it strikes: nobody reads or writes afterwards, no lock is held, and the connection works, or is dead and closed."""
+    """Wherever it strikes: nobody reads or writes afterwards, no lock is held; the connection works, or is dead and closed."""
     peer = peer_of(chatting, receive_buffer=8192)
     ends: Counter[str] = Counter()
     for at in lines_of(peer, turn):
         with connected(peer, keepalive=PATIENT, send_buffer=8192) as connection:
-            number = connection.fileno
             with Interrupts(connection, at) as interrupts:
                 try:
                     turn(connection)
@@ -159,7 +157,7 @@ def test_an_interrupt_at_any_line_leaves_no_role(peer_of: PeerOf) -> None:
                 lane = Lane()
                 with pytest.raises(ConnectionLost):
                     connection.begin(lane, Deadline(5))
-                wait_until(lambda: not open_descriptor(number) or connection.fileno == -1, f"the descriptor after {at}")
+                assert connection.fileno == -1, at
             ends["alive" if connection.alive else "dead"] += 1
     assert ends["alive"] > 20 and ends["dead"] > 20, ends
 
@@ -196,12 +194,17 @@ def test_an_interrupt_while_the_connection_ends_leaves_nobody_waiting(peer_of: P
             assert connection.fileno == -1, at
 
 
-def test_an_interrupted_reader_hands_over(peer_of: PeerOf) -> None:
-    """Two streams on one connection: one reads for both. Wherever that one is interrupted, the other gets its message or an error."""
+@pytest.mark.parametrize("first", ["parks", "reads"])
+def test_an_interrupted_stream_hands_over(first: str, peer_of: PeerOf) -> None:
+    """Two streams, one reads for both. Wherever the first is interrupted, the other gets its message or an error."""
+    over, others = threading.Event(), list[Lane]()
 
     def script(wire: Wire) -> None:
         while True:
-            wire.send({"type": "x", "stream_id": wire.read_message(30).decode()})
+            name = wire.read_message(30).decode()
+            other = others[-1]
+            wait_until(lambda: over.is_set() or other.parked is not None or (first == "parks" and other.visits > 0), "both")  # noqa: B023
+            wire.send({"type": "x", "stream_id": name})
 
     def reads(connection: Connection) -> None:
         lane = connection.lanes["a"]
@@ -211,13 +214,17 @@ def test_an_interrupted_reader_hands_over(peer_of: PeerOf) -> None:
     def both(at: tuple[str, int, int] | None) -> tuple[Interrupts, object]:
         with connected(peer, multiplexed=True) as connection:
             mine, other = begun(connection, "a"), begun(connection, "b")
-            with connection._state:
-                connection._reader = other  # so that the first one parks, and is told when it may read
-            waiting: Any = None
+            over.clear()
+            others.append(other)
+            if first == "parks":
+                with connection._state:
+                    connection._reader = other  # for the time being
 
             def begins() -> object:
-                with connection._state:
-                    connection._release()
+                wait_until(lambda: over.is_set() or (mine.parked is not None or connection._reader is mine), "the first")
+                if first == "parks":
+                    with connection._state:
+                        connection._release()
                 return receive(connection, other, deadline=30)
 
             with Interrupts(connection, at) as interrupts:
@@ -226,6 +233,7 @@ def test_an_interrupted_reader_hands_over(peer_of: PeerOf) -> None:
                     reads(connection)
                 except Interrupt:
                     assert connection._reader is not mine and connection.writer.holder is not mine and mine.parked is None, at
+            over.set()
             if connection.alive:
                 send(connection, mine, b"b")
             try:
@@ -234,10 +242,10 @@ def test_an_interrupted_reader_hands_over(peer_of: PeerOf) -> None:
                 return interrupts, error
 
     peer = peer_of(script)
-    first, got = both(None)
+    usual, got = both(None)
     assert got == [{"type": "x", "stream_id": "b"}]
     ends: Counter[str] = Counter()
-    for line in first.reached:
+    for line in usual.reached:
         _, got = both((*line, 1))
         assert got == [{"type": "x", "stream_id": "b"}] or isinstance(got, ConnectionLost), line
         ends[type(got).__name__] += 1
@@ -437,7 +445,14 @@ def test_an_interrupt_with_a_batch_in_hand_ends_the_stream(
     peer_of: PeerOf, provider_of: ProviderOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch is lost, so the stream is over: it does not go on with a gap, and the next turn has a fresh socket."""
-    peer = peer_of([conversation(text_response("Hel", "lo"), then=Wire.expect_closed), answering()])
+
+    def script(wire: Wire) -> None:
+        wire.read_create()
+        with suppress(OSError):
+            wire.send_all(text_response("Hel", "lo"))
+        wire.expect_closed()
+
+    peer = peer_of([script, answering()])
     provider = provider_of(peer)
     taken = Lane.take
 
@@ -478,7 +493,7 @@ def test_a_fault_of_our_own_ends_the_connection(peer_of: PeerOf, monkeypatch: py
         def fail(*args: object) -> Any:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(connection_module.Inbox, "take", fail)
+        monkeypatch.setattr(inbox.Inbox, "take", fail)
         go.set()
         with pytest.raises(ZeroDivisionError):
             reading.result(5)

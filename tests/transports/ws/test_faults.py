@@ -258,20 +258,20 @@ def test_the_code_is_in_the_evidence_of_a_turn_that_was_reset_after_it(peer_of: 
     stream = provider_of(peer_of(script)).stream("Hi")
     with pytest.raises(ConnectionLost) as caught:
         list(stream)
-    error = caught.value
+    error: Any = caught.value
     assert error.details["close_code"] == 1012 and error.phase == "stream" and error.request_sent and error.output_seen
     assert error.partial.text == "Hello" and error.partial.provider_metadata["close_code"] == 1012
 
 
-ENDS: dict[str, Callable[[Wire], object]] = {
-    "reset": Wire.cut,
-    "FIN": Wire.hang_up,
-    "FIN, and TLS ended properly": lambda wire: wire.hang_up(notify=True),
-    "FIN within a frame": lambda wire: (wire.frame(TEXT, b'{"type":', length=100), wire.hang_up()),
-    "reset within a frame": lambda wire: (wire.frame(TEXT, b'{"type":', length=100_000), wire.cut()),
-    "FIN within a message of fragments": lambda wire: (wire.frame(TEXT, b"{}", fin=False), wire.hang_up()),
-    "close frame": lambda wire: wire.close(1001),
-    "close frame within a message": lambda wire: (wire.frame(TEXT, b"{}", fin=False), wire.close(1001)),
+ENDS: dict[str, list[Callable[[Wire], object]]] = {
+    "reset": [Wire.cut],
+    "FIN": [Wire.hang_up],
+    "FIN, and TLS ended properly": [lambda wire: wire.hang_up(notify=True)],
+    "FIN within a frame": [lambda wire: wire.frame(TEXT, b'{"type":', length=100), Wire.hang_up],
+    "reset within a frame": [lambda wire: wire.frame(TEXT, b'{"type":', length=100_000), Wire.cut],
+    "FIN within a message of fragments": [lambda wire: wire.frame(TEXT, b"{}", fin=False), Wire.hang_up],
+    "close frame": [lambda wire: wire.close(1001)],
+    "close frame within a message": [lambda wire: wire.frame(TEXT, b"{}", fin=False), lambda wire: wire.close(1001)],
 }
 
 
@@ -286,14 +286,15 @@ def test_an_end_without_a_terminal_event_is_an_error_in_one_way(
     def script(wire: Wire) -> None:
         wire.read_create()
         wire.send_all(BEGUN if output else [], at_once=True)
-        ENDS[end](wire)
+        for step in ENDS[end]:
+            step(wire)
         with contextlib.suppress(OSError, AssertionError):
             wire.expect_closed()
 
     provider = provider_of(peer_of(script))
     with pytest.raises(ConnectionLost) as caught:
         provider.complete("Hi")
-    error = caught.value
+    error: Any = caught.value
     assert (error.phase, error.request_sent, error.output_seen) == ("stream" if output else "first_event", True, output)
     assert error.partial.text == ("Hello" if output else "")
     assert error.partial.provider_metadata["close_code"] == (1001 if end.startswith("close") else 1006)
@@ -390,7 +391,7 @@ def test_a_peer_that_is_gone_is_noticed_whatever_idle_is(
     if busy:
         with pytest.raises(ConnectionLost, match="ping") as caught:
             provider.complete("Hi", session="s")
-        assert caught.value.partial.text == "Hello" and caught.value.phase == "stream"
+        assert str(caught.value.partial) == "Hello" and caught.value.phase == "stream"
     wait_until(lambda: provider.stats()["connections"]["live"] == 0, "the connection to go")
     dead.set()
     wire = peer.connections[0]
@@ -428,7 +429,7 @@ def test_a_frame_that_is_declared_too_large_is_refused_at_once(declared: int, pe
         tracemalloc.start()
         try:
             assert receive(connection, lane) == [MESSAGE]
-            with pytest.raises(ConnectionLost, match="64|limit") as caught:
+            with pytest.raises(FrameTooLarge, match="limit of 67,108,864") as caught:
                 receive(connection, lane)
             assert tracemalloc.get_traced_memory()[1] < 4 << 20
         finally:

@@ -1,4 +1,4 @@
-"""The law of continuation, over a real WebSocket: whatever the caller does to its history, the server sees a full replay's context."""
+"""The law of continuation, over a real WebSocket: whatever is edited, the server sees what a full replay would show it."""
 
 from __future__ import annotations
 

@@ -224,6 +224,7 @@ def test_a_forgotten_provider_closes_its_connections(peer_of: PeerOf, tls: bool,
                 provider.complete("x", session=f"s{number}")
             with provider.stream("half", session="s0") as left:
                 to_one(left)
+            assert not provider.has_session("s0")  # its connection was retired, here and now
             del left
             pool = weakref.ref(provider._websocket._pool)  # type: ignore[union-attr]
             assert len(keepalive_threads()) == before + 1
@@ -294,8 +295,7 @@ def test_the_end_of_the_interpreter_is_quiet(peer_of: PeerOf, way: str) -> None:
 def test_a_closed_provider_cancels_nobody_elses_streams(peer_of: PeerOf, provider_of: ProviderOf) -> None:
     """Two providers share nothing."""
     finish = threading.Event()
-    peer = peer_of(halves(finish))
-    one, other = provider_of(peer), provider_of(peer)
+    one, other = provider_of(peer_of(halves(finish))), provider_of(peer_of(halves(threading.Event())))
     stream = one.stream("x", session="s")
     to_one(stream)
     left = other.stream("x", session="s")

@@ -347,17 +347,19 @@ AGE = error("websocket_connection_limit_reached", "Responses websocket connectio
 
 @pytest.mark.row("B3", "B11")
 @pytest.mark.parametrize("transport", ["websocket", "auto"])
+@pytest.mark.parametrize("session", [None, "s"])
 @pytest.mark.parametrize("lifecycle", [False, True])
 def test_max_lifetime_by_the_servers_word(
-    transport: str, lifecycle: bool, peer_of: PeerOf, provider_of: ProviderOf
+    transport: str, session: str | None, lifecycle: bool, peer_of: PeerOf, provider_of: ProviderOf
 ) -> None:
     """The server's age limit in place of an answer: a fresh socket, everything, and the caller sees nothing of it."""
     begun = BEGUN[:2] if lifecycle else []
     peer = peer_of([conversation("one", [*begun, AGE], then=Wire.expect_closed), answering()])
     provider = provider_of(peer, transport=transport)
-    talk = Talk(provider)
+    talk = Talk(provider, session)
     talk.say("one")
     turn = talk.say("two")
+    assert provider.stats()["connections"]["live"] == 1  # the old one is gone
     assert how(turn) == "max_lifetime" and turn.provider_metadata["active_transport"] == "websocket"
     assert [len(create["input"]) for create in peer.creates] == [1, 1, 3]
     assert turn.provider_metadata["attempts"] == 2 and provider.stats()["replays"] == {"max_lifetime": 1}

@@ -17,7 +17,7 @@ from tests.support.events import Json, completed, created, error, failed, incomp
 from tests.support.ws_peer import Script, Wire, answering, conversation
 from tests.transports.http.helpers import in_thread, wait_until
 from tests.transports.ws.conftest import PeerOf, ProviderOf
-from tests.transports.ws.turn_helpers import Talk, answer_of, cut, how, http_peer, message, never, with_http
+from tests.transports.ws.turn_helpers import Talk, answer_of, cut, how, http_peer, message, never, overlapping, with_http
 
 # B1: the socket is lazy, and one is enough.
 
@@ -299,6 +299,17 @@ def test_what_the_caller_does_while_the_answer_comes_has_no_effect(peer_of: Peer
 
 
 @pytest.mark.row("B2")
+def test_what_on_payload_keeps_is_not_what_is_remembered(peer_of: PeerOf, provider_of: ProviderOf) -> None:
+    """The payload that it was given is its to change, at any time; what was sent stays what was sent."""
+    peer = peer_of(answering())
+    provider = provider_of(peer)
+    seen: list[Json] = []
+    first = provider.complete([HI], session="s", on_payload=seen.append)
+    seen[0]["input"][0]["content"] = "changed later"
+    assert how(provider.complete([HI, *first.output_items, MORE], session="s")) == "delta"
+
+
+@pytest.mark.row("B2")
 def test_a_history_that_is_rebuilt_each_time_is_recognised(peer_of: PeerOf, provider_of: ProviderOf) -> None:
     """A program that keeps its history in a database makes new objects for every turn, and loses nothing by it."""
     peer = peer_of(answering())
@@ -402,17 +413,6 @@ def test_a_script_without_sessions_sends_deltas(peer_of: PeerOf, provider_of: Pr
     talk = Talk(provider_of(peer), session=None)
     assert [how(talk.say(f"turn {n}")) for n in range(5)] == ["no_previous_response", *["delta"] * 4]
     assert len(peer.connections) == 1
-
-
-def overlapping(provider: Provider, *talks: Talk) -> None:
-    """The first turn of each conversation while all the others run, so that each has a connection of its own."""
-    streams = []
-    for number, talk in enumerate(talks):
-        talk.history.append(user(f"conversation {number}"))
-        streams.append(provider.stream(talk.history, **talk._options))
-        next(streams[-1])
-    for talk, stream in zip(talks, streams, strict=True):
-        talk.history.extend(stream.result().output_items)
 
 
 @pytest.mark.row("B9")

@@ -16,7 +16,7 @@ from tests.support.events import Json, completed, created, error, failed, incomp
 from tests.support.ws_peer import Script, Wire, answering, conversation
 from tests.transports.http.helpers import in_thread, took
 from tests.transports.ws.conftest import PeerOf, ProviderOf
-from tests.transports.ws.turn_helpers import Talk, accepting, http_peer, how, message, never, refusing, silent, with_http
+from tests.transports.ws.turn_helpers import Talk, accepting, how, http_peer, message, never, refusing, silent, with_http
 
 PROMPT = [user("Here are the rules of the house.")]
 
@@ -133,8 +133,8 @@ def garbage(wire: Wire) -> None:
 
 
 LOST: dict[str, Script] = {
-    "401": refusing(401), "403": refusing(403), "404": refusing(404), "426": refusing(426), "429": refuse_429, "500": refusing(500),
-    "closed": closes, "cut": leaves, "lost in the middle": begins_and_leaves, "a binary frame": garbage,
+    "401": refusing(401), "403": refusing(403), "404": refusing(404), "426": refusing(426), "429": refuse_429,
+    "500": refusing(500), "closed": closes, "cut": leaves, "lost in the middle": begins_and_leaves, "a binary frame": garbage,
 }  # fmt: skip
 
 
@@ -322,7 +322,10 @@ def test_scopes_are_warmed_apart(peer_of: PeerOf, provider_of: ProviderOf) -> No
 @pytest.mark.row("B6")
 def test_the_local_server_counts_what_was_warmed_as_context() -> None:
     """What it prepared is in front of the model at the next turn, and comes from its cache."""
-    with LocalServer() as server, Provider(base_url=server.base_url, api_key=server.api_key, model="m", transport="websocket") as provider:
+    with (
+        LocalServer() as server,
+        Provider(base_url=server.base_url, api_key=server.api_key, model="m", transport="websocket") as provider,
+    ):
         history: list[Any] = [user("a"), assistant("b"), user("c")]
         assert provider.warm_up(history, session="s")
         result = provider.complete([*history, user("d")], session="s")

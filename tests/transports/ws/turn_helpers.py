@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 __all__ = [
     "Both", "Clock", "Talk", "accepting", "answer_of", "by", "cut", "delivered_over_http", "http_peer", "how", "message", "never",
-    "quick", "refusing", "silent", "with_http",
+    "overlapping", "quick", "refusing", "silent", "with_http",
 ]  # fmt: skip
 
 
@@ -41,14 +41,25 @@ class Talk:
 
     def __init__(self, provider: Provider, session: str | None = "s", **options: Any) -> None:
         self.history: list[Any] = []
-        self._provider, self._options = provider, {"session": session, **options}
+        self._provider, self.options = provider, {"session": session, **options}
 
     def say(self, text: str, **options: Any) -> Result:
         """One turn: this text is appended, and the answer's items."""
         self.history.append(user(text))
-        result = self._provider.complete(self.history, **{**self._options, **options})
+        result = self._provider.complete(self.history, **{**self.options, **options})
         self.history.extend(result.output_items)
         return result
+
+
+def overlapping(provider: Provider, *talks: Talk) -> None:
+    """The first turn of each conversation while all the others run, so that each has a connection of its own."""
+    streams = []
+    for number, talk in enumerate(talks):
+        talk.history.append(user(f"conversation {number}"))
+        streams.append(provider.stream(talk.history, **talk.options))
+        next(streams[-1])
+    for talk, stream in zip(talks, streams, strict=True):
+        talk.history.extend(stream.result().output_items)
 
 
 def message(text: str, number: int = 1, **more: Any) -> Json:
