@@ -28,7 +28,7 @@ from pixir_sync.deadline import Deadline
 from pixir_sync.protocol.errors import ConnectFailed, ConnectTimeout, InvalidRequest
 from pixir_sync.version import __version__
 
-__all__ = ["connect_tcp", "proxy_for", "shared_headers", "tls_context", "user_agent"]
+__all__ = ["connect_tcp", "merged", "proxy_for", "shared_headers", "tls_context", "user_agent"]
 
 _SLICE = 0.05  # seconds between looks at the cancel flag while a connection is being opened; nothing wakes that wait
 
@@ -46,7 +46,16 @@ def shared_headers(config: ProviderConfig) -> dict[str, str]:
                         ("originator", config.originator)):  # fmt: skip
         if value is not None:
             headers[name] = value
-    return headers | dict(config.network.headers or {})
+    return merged(headers, config.network.headers or {})
+
+
+def merged(*groups: Mapping[str, str]) -> dict[str, str]:
+    """Headers put together, whatever the case of their names: of equal names the last one counts."""
+    found: dict[str, tuple[str, str]] = {}
+    for group in groups:
+        for name, value in group.items():
+            found[name.lower()] = name, value
+    return dict(found.values())
 
 
 def tls_context(network: Network, environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import collections.abc
 import gc
+import select
 import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,6 +34,7 @@ from pixir_sync import (
     user,
 )
 from pixir_sync.local import LocalServer
+from pixir_sync.transports.ws import wire
 from tests.support.both import Line, Peer, Step, TransportName, refusing
 from tests.support.events import Json, text_response
 from tests.support.fake import FakeTransport, provider_for
@@ -398,6 +401,37 @@ def test_the_first_event_limit_is_a_typed_error(transport: TransportName) -> Non
         error = end_of(lambda: provider.complete("Hi", timeouts=0.15))
         assert isinstance(error, FirstEventTimeout) and isinstance(error, TimeoutError)
         assert (error.phase, error.request_sent, len(peer.bodies)) == ("first_event", True, 1)
+
+
+@pytest.mark.row("B15")
+def test_a_wait_over_a_websocket_is_short_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ctrl-C just before a wait does not interrupt it: so it takes a second at most, whatever the limits, and comes again."""
+    waits: list[float] = []
+    release = threading.Event()
+
+    def recording() -> Any:
+        made = select.poll()
+
+        def poll(limit: float) -> Any:
+            waits.append(limit)
+            return made.poll(min(limit, 5))
+
+        return SimpleNamespace(register=made.register, modify=made.modify, poll=poll)
+
+    def step(line: Line) -> None:
+        line.events(WHOLE[:5])
+        line.hold(release)
+        line.events(WHOLE[5:])
+
+    monkeypatch.setattr(wire, "select", SimpleNamespace(poll=recording, POLLIN=select.POLLIN, POLLOUT=select.POLLOUT))
+    with peer_and("websocket", step, timeouts=600) as (_, provider):
+        stream = provider.stream("Hi")
+        to_first_text(stream)
+        timer = threading.Timer(0.1, release.set)
+        timer.start()
+        assert stream.result().text == "Hello"
+        timer.join()
+    assert len(waits) > 5 and 0 < max(waits) <= 1000
 
 
 # One consumer at a time.

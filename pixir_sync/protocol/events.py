@@ -147,6 +147,7 @@ def is_output(kind: str) -> bool:
     return kind.startswith(_OUTPUT_PREFIXES)
 
 
-def is_terminal(data: dict[str, Any]) -> bool:
-    """Whether this object ends its response."""
-    return data.get("type") in TERMINAL
+def is_terminal(data: Any) -> bool:
+    """Whether this is an object that ends its response."""
+    kind = data.get("type") if isinstance(data, dict) else None
+    return isinstance(kind, str) and kind in TERMINAL

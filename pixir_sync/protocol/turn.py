@@ -35,8 +35,12 @@ NO_WEBSOCKET = frozenset({404, 405, 426, 501})
 """Statuses of an upgrade that say: there is no WebSocket here. Remembered for ten minutes."""
 
 
-GATED = frozenset({"breaker_open", "websocket_unsupported"})
-"""Codes that say: nothing was tried, because it failed lately."""
+GATED = frozenset({"breaker_open", "websocket_unsupported", "message_too_large"})
+"""Codes that say: nothing was tried, because it failed lately, or could not but fail."""
+
+
+STALE = "stale_connection"
+"""The code of a connection that had died before anything was sent on it."""
 
 
 class Action(Enum):
@@ -102,7 +106,8 @@ def decide(error: PixirError, now: Situation, chance: float) -> Decision:
     """
     if now.output or isinstance(error, (Cancelled, ProviderClosed)):
         return _RAISE
-    if now.policy.replay == "never" and not (isinstance(error, _UNSENT) and not error.request_sent):
+    unsent = (error.code == STALE or isinstance(error, _UNSENT)) and not error.request_sent
+    if now.policy.replay == "never" and not unsent:
         return _RAISE
     if now.policy.replay == "before_created" and now.created:
         return _RAISE
@@ -194,7 +199,7 @@ def _too_large(now: Situation) -> Decision:
 
 def _lost(error: PixirError, now: Situation, chance: float) -> Decision:
     if now.connection_reused and not now.any_event and "reused_connection_lost" not in now.once:
-        if now.caller_managed and now.transport == "websocket":
+        if now.caller_managed and now.transport == "websocket" and error.code != STALE:
             return _RAISE  # the context that the caller named may have died with the socket
         return _once(now, "reused_connection_lost", Action.FULL_FRESH_SOCKET)
     if now.stores and now.created:

@@ -13,7 +13,7 @@ from pixir_sync.protocol import errors as e
 from pixir_sync.protocol.classify import CLOSE_CODES, from_close, from_event, from_http
 from pixir_sync.protocol.errors import PixirError
 from pixir_sync.protocol.retry import RetryPolicy
-from pixir_sync.protocol.turn import Action, Situation, decide
+from pixir_sync.protocol.turn import STALE, Action, Situation, decide
 
 RAISE, RETRY, REFRESH, HTTP = Action.RAISE, Action.RETRY, Action.REFRESH, Action.HTTP
 SAME, FRESH = Action.FULL_SAME_SOCKET, Action.FULL_FRESH_SOCKET
@@ -54,6 +54,7 @@ def refused(status: int) -> PixirError:
 UNTRUSTED = e.ConnectFailed("certificate", details={"certificate": True})
 facts = st.fixed_dictionaries({name: st.booleans() for name in ("connection_reused", "any_event", "created")})
 LOST = e.ConnectionLost("lost")
+STALE_LOST = e.ConnectionLost("lost while idle", code=STALE)
 ROWS = {
     "certificate not trusted": row(UNTRUSTED, RAISE, RAISE, RAISE),
     "connect failed": row(e.ConnectFailed("refused"), HTTP, RETRY, RETRY),
@@ -70,6 +71,8 @@ ROWS = {
     "403 as a refused upgrade": row(refused(403), RAISE, RAISE, RAISE),
     "429 as a refused upgrade": row(refused(429), RETRY, RETRY, RETRY),
     "lost on a reused socket before any event": row(LOST, FRESH, FRESH, FRESH, connection_reused=True),
+    "lost while it was idle": row(STALE_LOST, FRESH, FRESH, FRESH, connection_reused=True),
+    "caller's context, lost while it was idle": row(STALE_LOST, FRESH, FRESH, FRESH, connection_reused=True, caller_managed=True),
     "lost on a reused socket, again": row(
         LOST, HTTP, RETRY, RETRY, connection_reused=True, once={"reused_connection_lost"}),
     "lost on a reused socket after an event": row(LOST, HTTP, RETRY, RETRY, connection_reused=True, any_event=True),
@@ -155,7 +158,8 @@ def test_nothing_is_replayed_after_created_where_the_policy_says_so(name: str) -
 def test_never_replays_nothing_that_was_sent(name: str) -> None:
     """With ``never`` only what failed before the request was sent goes on, as the table says."""
     case, policy = ROWS[name], RetryPolicy(replay="never")
-    unsent = isinstance(case.error, (e.ConnectFailed, e.ConnectTimeout, e.HandshakeRefused, e.FrameTooLarge))
+    before_sending = (e.ConnectFailed, e.ConnectTimeout, e.HandshakeRefused, e.FrameTooLarge)
+    unsent = case.error is STALE_LOST or isinstance(case.error, before_sending)
     facts: dict[str, Any] = {**case.facts, "policy": policy, "once": set(case.facts.get("once", ()))}
     assert decide(case.error, situation("auto", **facts), 0.5).action is (case.auto if unsent else RAISE)
     sent = type(case.error)("sent", request_sent=True, status=case.error.status, code=case.error.code)

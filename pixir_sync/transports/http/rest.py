@@ -10,7 +10,7 @@ from urllib.parse import quote
 from pixir_sync.cancellation import CancelToken, cancelled
 from pixir_sync.config import ProviderConfig
 from pixir_sync.deadline import Deadline
-from pixir_sync.network import shared_headers
+from pixir_sync.network import merged, shared_headers
 from pixir_sync.protocol.checks import encoded, plain_text
 from pixir_sync.protocol.codec import CodecError, loads
 from pixir_sync.protocol.errors import InvalidRequest, InvalidResponse, PixirError
@@ -96,7 +96,7 @@ class RestClient:
     def _once(self, method: str, path: str, data: bytes | None, guard: Guard) -> dict[str, Any]:
         secrets: list[str] = []
         credential = self._authorize(secrets)
-        headers = {"Accept": "application/json", **self._headers, **credential}
+        headers = merged({"Accept": "application/json"}, self._headers, credential)
         if data is not None:
             headers["Content-Type"] = "application/json"
         response = self._session.exchange(method, self._config.address(path), headers, data, guard, secrets)

@@ -107,14 +107,14 @@ class HttpTransport(Transport):
         return response
 
     def _request(self, call: Call) -> tuple[bytes, dict[str, str]]:
-        from pixir_sync.network import shared_headers
+        from pixir_sync.network import merged, shared_headers
 
         body = call.full_input()
         call.evidence.input_items_sent = call.evidence.input_items_total = len(body["input"])
         data = encoded(self.preview(body))
         credential = call.authorize()
         own = {"Accept": "text/event-stream", "Content-Type": "application/json"}
-        return data, {**own, **shared_headers(self._config), **call.headers, **credential}
+        return data, merged(own, shared_headers(self._config), call.headers, credential)
 
     def _batches(self, call: Call, response: Response) -> Iterator[list[dict[str, Any]]]:
         from sseclient import SSEClient

@@ -12,21 +12,19 @@ from __future__ import annotations
 
 import os
 import time
-from functools import partial
+from collections.abc import Callable
 from typing import Any, cast
 
 from pixir_sync.cancellation import cancelled
 from pixir_sync.config import ProviderConfig
 from pixir_sync.deadline import Deadline
-from pixir_sync.protocol.checks import encoded
 from pixir_sync.protocol.classify import from_event
 from pixir_sync.protocol.codec import CodecError, dumps, loads
-from pixir_sync.protocol.continuation import Delta, Draft, Full, Mode, plan
+from pixir_sync.protocol.continuation import Mode
 from pixir_sync.protocol.errors import (
     ConnectionLost,
     DeadlineExceeded,
     FirstEventTimeout,
-    FrameTooLarge,
     HandshakeRefused,
     IdleTimeout,
     InvalidResponse,
@@ -35,18 +33,17 @@ from pixir_sync.protocol.errors import (
     TotalTimeout,
     WriteTimeout,
 )
-from pixir_sync.protocol.events import IGNORED
+from pixir_sync.protocol.events import IGNORED, TERMINAL, is_output
 from pixir_sync.protocol.frames import TEXT, FrameError, check_text, frame
+from pixir_sync.protocol.turn import STALE
 from pixir_sync.transports.base import Call
 from pixir_sync.transports.ws.connection import Connection, Sent
 from pixir_sync.transports.ws.death import retired
 from pixir_sync.transports.ws.lanes import Lane
+from pixir_sync.transports.ws.message import worded
 from pixir_sync.transports.ws.routing import AGE_LIMIT, response_id
 
-__all__ = ["FRAME_LIMIT", "Exchange"]
-
-FRAME_LIMIT = 16_000_000
-"""The largest message sent, in bytes; a larger one goes over HTTP."""
+__all__ = ["Exchange"]
 
 _NOT_FOUND = "previous_response_not_found"
 
@@ -58,8 +55,16 @@ class Exchange:
         connection: None before `run_on`. completed: whether the answer ended as completed and what it left was committed.
     """
 
-    def __init__(self, call: Call, config: ProviderConfig, held: Connection | None, reset: str | None) -> None:
+    def __init__(
+        self, call: Call, config: ProviderConfig, held: Connection | None, reset: str | None, on_cancel: Callable[[], None]
+    ) -> None:
+        """``held``: the connection that stands, None where one will be opened; ``reset``: why there is none, if that is known.
+
+        ``on_cancel`` is called once the call was cancelled, from any thread; it must take no lock.
+        """
         self.call = call
+        self._on_cancel = on_cancel
+        self._over = False
         self._retained_limit = config.pool.max_retained_bytes
         self.connection: Connection | None = None
         self.phase: Phase = "connect"
@@ -67,47 +72,9 @@ class Exchange:
         self._began = time.monotonic()
         self._link: int | None = None
         self._limit = Deadline(None)
-        self._first = True
-        self._choose(cast(Mode, config.continuation), held, reset)
-
-    # What to send.
-
-    def _choose(self, mode: Mode, held: Connection | None, reset: str | None) -> None:
-        call, body, evidence = self.call, self.call.body, self.call.evidence
-        baseline = held.baseline if held is not None else None
-        chosen = plan(body.fields, body.items, baseline, mode, require_reasoning=call.session is None)
-        data = b""
-        if isinstance(chosen, Delta):
-            items = body.for_wire(chosen.input, call.origin_of)
-            if items:
-                data = self._encoded(body.fields, items, chosen.previous_response_id)
-                evidence.continuation_attempted = evidence.used_previous_response_id = True
-                evidence.websocket_stored_previous_response_id = chosen.previous_response_id
-                evidence.continuation_reset_reason = None
-            else:
-                chosen = Full("empty_delta")  # nothing of it may travel
-        if isinstance(chosen, Full):
-            reason: str = chosen.reason
-            if reason == "no_previous_response":
-                before = held or cast("Connection | None", call.preferred)  # without a session nobody else remembers the last one
-                reason = (before.reset_reason if before is not None else None) or reset or reason
-            evidence.continuation_reset_reason = evidence.continuation_reset_reason or reason
-            whole = call.full_input()
-            items = whole["input"]
-            data = self._encoded(whole, items, None)
-        evidence.input_items_sent, evidence.input_items_total = len(items), len(body.items)
-        if len(data) > FRAME_LIMIT:
-            raise FrameTooLarge(f"the request has {len(data)} bytes, a WebSocket message may have {FRAME_LIMIT}", phase="send")
-        self._data = data
-        self._draft = None
-        if mode != "off" and not body.caller_managed:
-            self._draft = Draft(body.fields, body.items, baseline, chosen)
-        self._size = len(data) + (held.retained if held is not None and isinstance(chosen, Delta) else 0)
-
-    @staticmethod
-    def _encoded(fields: dict[str, Any], items: list[dict[str, Any]], previous: str | None) -> bytes:
-        body = {"type": "response.create", **fields, "input": items}
-        return encoded(body if previous is None else {**body, "previous_response_id": previous})
+        self._first = True  # no event came yet
+        self._begun = False  # no event came that can only be of this response
+        self._message = worded(call, cast(Mode, config.continuation), held, reset)
 
     # Sending, and the events.
 
@@ -115,17 +82,18 @@ class Exchange:
         """Send the request on this connection. Raises `PixirError`."""
         call, lane = self.call, self.lane
         self.connection = call.preferred = connection
-        self._link = call.cancel.register(partial(connection.stop, lane))
+        self._link = call.cancel.register(self._stop)
         self.phase = "send" if connection.served else "connect"
+        first = call.timeouts.idle if call.timeouts.first_event is None else call.timeouts.first_event
         try:
-            begun = connection.begin(lane, call.deadline)
+            begun = connection.begin(lane, call.deadline.sooner(first))
         except PixirError as error:
-            raise self._placed(error) from None
+            raise self._placed(_stale(error) if connection.served else error) from None
         if not begun:
-            raise self._stopped(TotalTimeout)
+            raise self._stopped(FirstEventTimeout)
         self.phase = "send"
         connection.baseline = connection.reset_reason = None
-        data = frame(TEXT, self._data, os.urandom(4))
+        data = frame(TEXT, self._message.data, os.urandom(4))
         try:
             how = connection.send(lane, data, call.timeouts.write, call.deadline)
         finally:
@@ -135,8 +103,7 @@ class Exchange:
                 raise self._lost()
             raise self._stopped(WriteTimeout)
         self.phase = "first_event"
-        first = call.timeouts.first_event
-        self._limit = call.deadline.sooner(call.timeouts.idle if first is None else first)
+        self._limit = call.deadline.sooner(first)
 
     def receive(self) -> list[Any]:
         """The next events; may be none. Blocks. Raises `PixirError`."""
@@ -158,11 +125,11 @@ class Exchange:
             events = list(map(loads, batch))
         except CodecError:
             events = self._readable(batch)
-        if self._first:
+        if not self._begun:
             events = self._of_this_response(events)
-            if events:
-                self._first = False
-                self.call.evidence.first_event_ms = (time.monotonic() - self._began) * 1000
+        if self._first and events:
+            self._first = False
+            self.call.evidence.first_event_ms = (time.monotonic() - self._began) * 1000
         return events
 
     def _readable(self, batch: list[bytes]) -> list[Any]:
@@ -179,18 +146,24 @@ class Exchange:
         return events
 
     def _of_this_response(self, events: list[Any]) -> list[Any]:
-        """Before the first event: what comes of the last response is nobody's, up to a created one, whatever its id."""
+        """The events without the late end of the last response, which may come until this one has begun."""
         last = self.connection.response_id if self.connection is not None else None
-        if last is None:
-            return events
-        kinds = [data.get("type") if isinstance(data, dict) else None for data in events]
-        begun = kinds.index("response.created") if "response.created" in kinds else len(events)
-        return [data for at, data in enumerate(events) if at >= begun or not isinstance(data, dict) or response_id(data) != last]
+        kept: list[Any] = []
+        for data in events:
+            kind = data.get("type") if isinstance(data, dict) else None
+            if not self._begun and isinstance(kind, str):
+                found = response_id(data)
+                if kind in TERMINAL and last is not None and (found == last or (found is None and kind == "response.done")):
+                    continue
+                self._begun = kind in TERMINAL or kind == "response.created" or is_output(kind)
+            kept.append(data)
+        return kept
 
     def expect_next(self, events: list[Any]) -> None:
         """The consumer asks for more: the wait for the next event begins. What is no event of the response is no progress."""
         for data in events:
-            if not isinstance(data, dict) or data.get("type") not in IGNORED:
+            kind = data.get("type") if isinstance(data, dict) else None
+            if isinstance(kind, str) and kind not in IGNORED:
                 self.phase = "stream"
                 self._limit = self.call.deadline.sooner(self.call.timeouts.idle)
                 return
@@ -199,12 +172,17 @@ class Exchange:
 
     def finish(self) -> bool:
         """The terminal event was read: what the connection holds now; whether it can serve again. Takes no lock."""
-        connection, assembler = self.connection, self.call.assembler
+        connection = self.connection
         assert connection is not None
+        self._over = True  # before the look at `cancelled`, as `_stop` does it the other way round: one of the two sees the other
         self._let_go()
         connection.end(self.lane)
+        return self._settled(connection) and not self.lane.cancelled
+
+    def _settled(self, connection: Connection) -> bool:
+        assembler = self.call.assembler
         connection.response_id = assembler.response_id or connection.response_id
-        if assembler.status == "completed" and assembler.response_id is not None:
+        if assembler.status == "completed" and assembler.response_id:
             self._commit(connection, assembler.response_id)
             if connection.reset_reason == "websocket_failed":
                 connection.reset_reason = "websocket_reconnected"  # it ended behind the terminal event: that cost nothing
@@ -221,17 +199,18 @@ class Exchange:
 
     def _commit(self, connection: Connection, found: str) -> None:
         self.call.evidence.websocket_captured_response_id = found
-        if self._draft is None:
+        draft = self._message.draft
+        if draft is None:
             return
         output = self.call.assembler.output_items()
         try:
-            size = self._size + len(dumps(output))
+            size = self._message.size + len(dumps(output))
         except CodecError:  # half of a surrogate pair: it can be kept and compared, and not be sent again
-            size = self._size + connection.inbox.received
+            size = self._message.size + connection.inbox.received
         if size > self._retained_limit:
             connection.reset_reason, connection.retained = "retained_input_overflow", 0
             return
-        connection.baseline, connection.retained = self._draft.commit(found, output), size
+        connection.baseline, connection.retained = draft.commit(found, output), size
 
     def failed(self, error: PixirError) -> None:
         """The attempt ended with an error that is not the provider's answer: the connection is of no further use."""
@@ -249,6 +228,13 @@ class Exchange:
             known = "websocket_reconnected"
         connection.reset_reason = known
         connection.die(retired(known))
+
+    def _stop(self) -> None:
+        """The call was cancelled. From any thread; takes no lock. After the end it must not touch what may be another call's."""
+        self.lane.cancelled = True
+        if not self._over and self.connection is not None:
+            self.connection.stop(self.lane)
+            self._on_cancel()
 
     def abandon(self) -> None:
         """The consumer left: the server is told by the end of the connection. Takes no lock."""
@@ -285,6 +271,11 @@ class Exchange:
         if self.call.deadline.passed:
             return self._placed(TotalTimeout("the call took longer than its total limit"))
         return self._placed(kind(_LIMITS[kind]))
+
+
+def _stale(error: PixirError) -> PixirError:
+    """The error of a connection that was lost while nobody used it: nothing was sent, whatever the server said at its end."""
+    return ConnectionLost("the connection was lost while it was idle", code=STALE, details={"reason": error.kind})
 
 
 _LIMITS: dict[type[DeadlineExceeded], str] = {

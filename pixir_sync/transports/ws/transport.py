@@ -13,10 +13,11 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pixir_sync.config import ProviderConfig
-from pixir_sync.network import shared_headers, tls_context
+from pixir_sync.network import merged, shared_headers, tls_context
 from pixir_sync.protocol.errors import ConnectionLost, ConnectTimeout, HandshakeRefused, PixirError, TotalTimeout
 from pixir_sync.transports.base import Call, Transport
 from pixir_sync.transports.ws.connection import Connection
@@ -96,7 +97,7 @@ class WebSocketTransport(Transport):
         exchange: Exchange | None = None
         try:
             held = cast("Connection | None", lease.connection)
-            exchange = Exchange(call, self._config, held, lease.reset)
+            exchange = Exchange(call, self._config, held, lease.reset, partial(self._cancelled, lease))
             exchange.run_on(held if held is not None else self._open(call, lease, credential))
             proven = lease.reused
             while call.assembler.terminal is None:
@@ -138,7 +139,7 @@ class WebSocketTransport(Transport):
         return PoolKey(self._url, call.identity(), tuple(kept), call.scope)
 
     def _headers(self, call: Call) -> dict[str, str]:
-        return {**(_BETA if self._config.chatgpt else {}), **shared_headers(self._config), **call.headers}
+        return merged(_BETA if self._config.chatgpt else {}, shared_headers(self._config), call.headers)
 
     def _open(self, call: Call, lease: Lease, credential: Mapping[str, str]) -> Connection:
         """A new connection in the lease's place."""
@@ -149,8 +150,8 @@ class WebSocketTransport(Transport):
             self._gate.check(key.url, key.identity)
         limit = call.deadline.sooner(call.timeouts.connect)
         try:
-            opened = upgrade(key.url, {**self._headers(call), **credential}, self._config.network, self._tls, limit, call.cancel,
-                             call.secrets)  # fmt: skip
+            headers = merged(self._headers(call), credential)
+            opened = upgrade(key.url, headers, self._config.network, self._tls, limit, call.cancel, call.secrets)
         except PixirError as error:
             if isinstance(error, ConnectTimeout) and call.deadline.passed:
                 late = TotalTimeout("the call took longer than its total limit", phase="connect")
@@ -183,6 +184,11 @@ class WebSocketTransport(Transport):
             else:
                 self._gate.withdrawn(lease.key.url, lease.key.identity)
         self._pool.give_back(lease, keep=False)
+
+    def _cancelled(self, lease: Lease) -> None:
+        """The call was cancelled, from any thread: its session need not wait for its consumer. Takes no lock."""
+        self._pool.abandon(lease, "caller_cancelled")
+        self._keepalive.ring()
 
     def _left(self, call: Call, lease: Lease, exchange: Exchange | None) -> None:
         """The consumer is gone, perhaps in a finaliser: no lock from here on. What it had read to its end serves again."""

@@ -28,7 +28,7 @@ from pixir_sync import (
     WriteTimeout,
     user,
 )
-from pixir_sync.transports.ws import exchange, keepalive
+from pixir_sync.transports.ws import keepalive, message
 from pixir_sync.transports.ws.gate import Gate
 from tests.support.events import Json, created, error, text_response
 from tests.support.ws_peer import TEXT, Script, Wire, answering, conversation
@@ -278,13 +278,13 @@ def test_too_big_is_otherwise_the_error(transport: str, events: tuple[Json, ...]
 @pytest.mark.parametrize("standing", [False, True])
 def test_a_request_over_the_limit_goes_over_http_unsent(standing: bool, both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not a byte of it goes over the socket, none is opened for it, and one that stands keeps what it holds."""
-    monkeypatch.setattr(exchange, "FRAME_LIMIT", 3_000)
+    monkeypatch.setattr(message, "FRAME_LIMIT", 3_000)
     provider, peer, http = both(answering())
     talk = Talk(provider)
     if standing:
         talk.say("one")
     kept = list(talk.history)
-    delivered_over_http(talk.say("x" * 3_000), "frame_too_large")
+    delivered_over_http(talk.say("x" * 3_000), "frame_too_large", 1)
     assert len(http.requests) == 1 and len(http.requests[0].json["input"]) == len(kept) + 1
     assert len(peer.connections) == len(peer.creates) == int(standing)
     talk.history[:] = kept
@@ -296,12 +296,12 @@ def test_a_request_over_the_limit_goes_over_http_unsent(standing: bool, both: Bo
 @pytest.mark.row("B18")
 def test_it_is_what_goes_out_that_counts(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     """A history over the limit whose delta is small stays on the socket; where it has to go in full it goes over HTTP."""
-    monkeypatch.setattr(exchange, "FRAME_LIMIT", 3_000)
+    monkeypatch.setattr(message, "FRAME_LIMIT", 3_000)
     forgotten = error("previous_response_not_found", status=400)
     provider, peer, http = both(conversation(*["ok"] * 4, [forgotten]))
     talk = Talk(provider)
     assert [how(talk.say("x" * 1_500)) for _ in range(4)] == ["no_previous_response", *["delta"] * 3]
-    delivered_over_http(talk.say("on"), "frame_too_large", 3)
+    delivered_over_http(talk.say("on"), "frame_too_large", 2)
     assert len(http.requests[0].json["input"]) == 9 and len(peer.creates) == 5
 
 
@@ -311,7 +311,7 @@ def test_without_http_a_request_over_the_limit_is_the_error(
     standing: bool, both: Both, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FrameTooLarge before anything is sent; the connection and what it holds survive."""
-    monkeypatch.setattr(exchange, "FRAME_LIMIT", 3_000)
+    monkeypatch.setattr(message, "FRAME_LIMIT", 3_000)
     provider, peer, http = both(answering(), transport="websocket", http=never, retry=quick(2))
     talk = Talk(provider)
     if standing:
@@ -330,12 +330,12 @@ def test_without_http_a_request_over_the_limit_is_the_error(
 def test_the_limit_is_sixteen_million_bytes_exactly(both: Both) -> None:
     """A message of that size goes out whole in one frame; one byte more goes over HTTP."""
     provider, peer, http = both(answering())
-    bare = len(exchange.Exchange._encoded(
-        {"model": "m", "store": False}, [user("")], None))  # fmt: skip
+    bare = len(message._encoded(
+        {"model": "m", "store": False}, [user("")], None)[0])  # fmt: skip
     result = provider.complete("x" * (16_000_000 - bare), session="s")
     frame = peer.connections[0].frames[0]
-    assert by(result)[0] == "websocket" and len(frame.payload) == exchange.FRAME_LIMIT == 16_000_000 and frame.fin
-    delivered_over_http(provider.complete("x" * (16_000_001 - bare), session="s"), "frame_too_large")
+    assert by(result)[0] == "websocket" and len(frame.payload) == message.FRAME_LIMIT == 16_000_000 and frame.fin
+    delivered_over_http(provider.complete("x" * (16_000_001 - bare), session="s"), "frame_too_large", 1)
     assert len(http.requests) == 1 and len(peer.connections) == 1
 
 
@@ -532,9 +532,9 @@ def test_a_turn_over_http_is_not_in_what_the_socket_holds(both: Both, monkeypatc
     provider, peer, http = both(answering())
     talk = Talk(provider)
     talk.say("one")
-    monkeypatch.setattr(exchange, "FRAME_LIMIT", 10)
-    delivered_over_http(talk.say("two"), "frame_too_large")
-    monkeypatch.setattr(exchange, "FRAME_LIMIT", 16_000_000)
+    monkeypatch.setattr(message, "FRAME_LIMIT", 10)
+    delivered_over_http(talk.say("two"), "frame_too_large", 1)
+    monkeypatch.setattr(message, "FRAME_LIMIT", 16_000_000)
     turn = talk.say("three")
     assert how(turn) == "output_mismatch" and turn.provider_metadata["connection_reused"]
     assert len(peer.creates[1]["input"]) == 5 and len(peer.connections) == 1

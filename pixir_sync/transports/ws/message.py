@@ -1,0 +1,89 @@
+"""`Message`: what a turn sends on a connection: only what is new where that is the same, else everything.
+
+Rules kept here:
+
+* It is decided from what the connection holds, before anything is opened: a request too large for a frame costs no connection.
+* What the evidence says of continuation is said here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from pixir_sync.protocol.checks import encoded
+from pixir_sync.protocol.codec import CodecError, dumps
+from pixir_sync.protocol.continuation import Delta, Draft, Full, Mode, plan
+from pixir_sync.protocol.errors import FrameTooLarge
+from pixir_sync.transports.base import Call
+
+if TYPE_CHECKING:
+    from pixir_sync.transports.ws.connection import Connection
+
+__all__ = ["FRAME_LIMIT", "Message", "worded"]
+
+FRAME_LIMIT = 16_000_000
+"""The largest message sent, in bytes; a larger one goes over HTTP."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Message:
+    """One ``response.create``.
+
+    Attributes:
+        data: its JSON. draft: what becomes the baseline, None where none is kept.
+        size: the bytes of input that the connection holds after it.
+    """
+
+    data: bytes
+    draft: Draft | None
+    size: int
+
+
+def worded(call: Call, mode: Mode, held: Connection | None, reset: str | None) -> Message:
+    """The message of a call on a connection that stands, or on one that is to be opened.
+
+    ``reset``: why the session begins anew, if known. Raises `FrameTooLarge`, and `InvalidRequest` for what has no JSON form.
+    """
+    body, evidence = call.body, call.evidence
+    baseline = held.baseline if held is not None else None
+    chosen = plan(body.fields, body.items, baseline, mode, require_reasoning=call.session is None)
+    items: list[dict[str, Any]] = []
+    previous: str | None = None
+    if isinstance(chosen, Delta):
+        items = body.for_wire(chosen.input, call.origin_of)
+        previous = chosen.previous_response_id
+        if not items:
+            chosen = Full("empty_delta")  # nothing of it may travel
+    if isinstance(chosen, Delta):
+        evidence.continuation_attempted = evidence.used_previous_response_id = True
+        evidence.websocket_stored_previous_response_id = previous
+        evidence.continuation_reset_reason = None
+    else:
+        reason: str = chosen.reason
+        if reason == "no_previous_response":
+            before = held or cast("Connection | None", call.preferred)  # without a session nobody else remembers the last one
+            reason = (before.reset_reason if before is not None else None) or reset or reason
+        evidence.continuation_reset_reason = evidence.continuation_reset_reason or reason
+        items, previous = call.full_input()["input"], None
+    data, size = _encoded(body.fields, items, previous)
+    evidence.input_items_sent, evidence.input_items_total = len(items), len(body.items)
+    if len(data) > FRAME_LIMIT:
+        raise FrameTooLarge(f"the request has {len(data)} bytes, a WebSocket message may have {FRAME_LIMIT}", phase="send",
+                            code="message_too_large")  # fmt: skip
+    if held is not None and isinstance(chosen, Delta):
+        size += held.retained
+    kept = mode != "off" and not body.caller_managed
+    return Message(data, Draft(body.fields, body.items, baseline, chosen) if kept else None, size)
+
+
+def _encoded(fields: dict[str, Any], items: list[dict[str, Any]], previous: str | None) -> tuple[bytes, int]:
+    """The JSON of the message, and how many bytes of it are the items."""
+    fields = {"type": "response.create", **fields}
+    if previous is not None:
+        fields["previous_response_id"] = previous
+    try:
+        head, body = dumps(fields), dumps(items)
+    except CodecError:
+        return encoded({**fields, "input": items}), 0  # which says what is wrong with it
+    return b"".join((head[:-1], b',"input":', body, b"}")), len(body)
