@@ -81,6 +81,7 @@ class Exchange:
     def run_on(self, connection: Connection) -> None:
         """Send the request on this connection. Raises `PixirError`."""
         call, lane = self.call, self.lane
+        connection.reset_reason = None  # from here on a cancel may set it
         self.connection = call.preferred = connection
         self._link = call.cancel.register(self._stop)
         self.phase = "send" if connection.served else "connect"
@@ -92,7 +93,7 @@ class Exchange:
         if not begun:
             raise self._stopped(FirstEventTimeout)
         self.phase = "send"
-        connection.baseline = connection.reset_reason = None
+        connection.baseline = None
         data = frame(TEXT, self._message.data, os.urandom(4))
         try:
             how = connection.send(lane, data, call.timeouts.write, call.deadline)
@@ -233,6 +234,7 @@ class Exchange:
         """The call was cancelled. From any thread; takes no lock. After the end it must not touch what may be another call's."""
         self.lane.cancelled = True
         if not self._over and self.connection is not None:
+            self.connection.reset_reason = "caller_cancelled"  # said before anybody sees the end of the socket
             self.connection.stop(self.lane)
             self._on_cancel()
 

@@ -534,6 +534,6 @@ def test_cancels_at_random_moments(tls: bool) -> None:
     with nothing_left(), WebSocketPeer(tolerant, tls=tls, upgrade=False) as peer, provider_at(peer.base_url, tls) as provider:
         other = in_thread(lambda: [provider.complete("y", session="other").text for _ in range(40)])
         ended = [call(provider, at * 0.0001) for at in range(60)]
-        other_ends = [error and error.to_dict() for error in ended if not isinstance(error, (type(None), Cancelled))]
+        other_ends = [error.to_dict() for error in ended if error is not None and not isinstance(error, Cancelled)]
         assert not other_ends and any(isinstance(error, Cancelled) for error in ended)
         assert other.result(DEADLINE) == ["ok"] * 40

@@ -22,6 +22,7 @@ from pixir_sync import (
 from pixir_sync.deadline import Deadline
 from pixir_sync.protocol.continuation import Baseline, ResetReason
 from pixir_sync.transports.ws import keepalive
+from pixir_sync.transports.ws.exchange import Exchange
 from pixir_sync.transports.ws.pool import ConnectionPool, PoolKey
 from tests.support.events import Json, created, error, failed, text_response
 from tests.support.ws_peer import CLOSE, TEXT, Wire, answering, conversation, frame_bytes
@@ -326,6 +327,33 @@ def test_caller_cancelled_before_the_answer_began(peer_of: PeerOf, provider_of: 
     with pytest.raises(Cancelled):
         talk.say("two", cancel=token)
     leaving.result(5)
+    assert how(talk.say("three")) == "caller_cancelled"
+
+
+@pytest.mark.row("B3")
+def test_caller_cancelled_whoever_sees_the_end_first(
+    peer_of: PeerOf, provider_of: ProviderOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection was taken back before its consumer had a say: the cancel is the reason all the same."""
+    token = CancelToken()
+    failed_as_it_is = Exchange.failed
+
+    def late(self: Exchange, error: PixirError) -> None:
+        wait_until(lambda: provider.stats()["websocket"]["pool"]["leased"] == 0, "the lease to be taken back")
+        failed_as_it_is(self, error)
+
+    def stop_it(wire: Wire) -> None:
+        wire.read_create()
+        token.cancel()
+        wire.expect_closed()
+
+    monkeypatch.setattr(Exchange, "failed", late)
+    peer = peer_of([conversation("one", then=stop_it), answering()])
+    provider = provider_of(peer)
+    talk = Talk(provider)
+    talk.say("one")
+    with pytest.raises(Cancelled):
+        talk.say("two", cancel=token)
     assert how(talk.say("three")) == "caller_cancelled"
 
 
