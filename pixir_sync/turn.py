@@ -226,7 +226,7 @@ class Turn:
         if decision.action is Action.HTTP:
             if decision.remember:
                 self._transport.avoid(_REMEMBERED)
-            self._transport = self.engine.transports["http_sse"]
+            self._transport, call.preferred = self.engine.transports["http_sse"], None
             self.evidence.fallback_reason = decision.reason
             self.evidence.continuation_reset_reason = None
             stats.note(f"fallbacks.{decision.reason}")

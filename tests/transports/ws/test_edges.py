@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pixir_sync import Cancelled, ConnectionLost, FirstEventTimeout, Network, PoolOptions, Provider, RetryPolicy
+from pixir_sync import Cancelled, ConnectionLost, DeadlineExceeded, FirstEventTimeout, Network, PoolOptions, Provider, RetryPolicy
 from pixir_sync.local import LocalServer
 from tests.support.events import completed, created, response
 from tests.support.ws_peer import Wire, answering, conversation
@@ -199,7 +199,7 @@ def test_an_empty_response_id_is_no_id(peer_of: PeerOf, provider_of: ProviderOf)
 
 @pytest.mark.row("B12")
 def test_a_flood_before_the_request_has_a_limit(peer_of: PeerOf, provider_of: ProviderOf) -> None:
-    """A server that never stops talking between two turns cannot keep the next one from its limit."""
+    """A server that never stops talking between two turns cannot keep the next one from its limits."""
 
     def flood(wire: Wire) -> None:
         wire.answer("one", to=wire.read_create())
@@ -208,7 +208,7 @@ def test_a_flood_before_the_request_has_a_limit(peer_of: PeerOf, provider_of: Pr
             while not wire.gone.is_set():
                 wire.raw((bytes([0x81, len(noise)]) + noise) * 3_000)
 
-    provider = provider_of(peer_of(flood), timeouts={"first_event": 1, "idle": 1, "total": 20})
+    provider = provider_of(peer_of(flood), timeouts={"first_event": 1, "idle": 1, "total": 3})
     provider.complete("a", session="s")
-    with pytest.raises((FirstEventTimeout, ConnectionLost)):
+    with pytest.raises((DeadlineExceeded, ConnectionLost)):  # which limit: that depends on who is faster
         provider.complete("b", session="s")
