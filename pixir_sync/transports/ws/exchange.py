@@ -110,6 +110,8 @@ class Exchange:
         """The next events; may be none. Blocks. Raises `PixirError`."""
         connection = self.connection
         assert connection is not None
+        if self.call.deadline.passed:  # also where there is always something to read
+            raise self._stopped(TotalTimeout)
         try:
             batch = connection.receive(self.lane, self._limit)
         except ConnectionLost as error:

@@ -123,15 +123,23 @@ class WebSocketTransport(Transport):
         facts = repr((key.url, key.identity, key.headers, key.scope, call.session)).encode()
         call.evidence.websocket_key = hashlib.blake2b(facts, key=_SALT, digest_size=8).hexdigest()
         limit = call.deadline.sooner(call.timeouts.pool)
+        prefer = call.preferred or self._holder_of(call)
         try:
             lease = self._pool.lease(key, call.session, items=call.body.items, deadline=limit, cancel=call.cancel,
-                                     fresh=call.fresh, prefer=call.preferred)  # fmt: skip
+                                     fresh=call.fresh, prefer=prefer)  # fmt: skip
         except PixirError as error:
             if call.deadline.passed and not call.cancel.cancelled:
                 raise TotalTimeout("the call took longer than its total limit", phase="pool") from error
             raise
         call.evidence.connection_reused = lease.reused
         return lease
+
+    def _holder_of(self, call: Call) -> object | None:
+        """The idle connection whose last response the caller goes on from; on another one it may not be known."""
+        previous = call.body.fields.get("previous_response_id")
+        if previous is None or call.session is not None:
+            return None
+        return next((c for c in cast("list[Connection]", self._pool.idle()) if c.response_id == previous), None)
 
     def _key(self, call: Call) -> PoolKey:
         headers = {name.lower(): value for name, value in self._headers(call).items()}

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from pixir_sync import Cancelled, ConnectionLost, DeadlineExceeded, FirstEventTimeout, Network, PoolOptions, Provider, RetryPolicy
+from pixir_sync import (
+    Cancelled,
+    ConnectionLost,
+    DeadlineExceeded,
+    FirstEventTimeout,
+    Network,
+    PoolOptions,
+    Provider,
+    RetryPolicy,
+    TotalTimeout,
+)
 from pixir_sync.local import LocalServer
 from tests.support.events import completed, created, response
 from tests.support.ws_peer import Wire, answering, conversation
@@ -197,18 +208,49 @@ def test_an_empty_response_id_is_no_id(peer_of: PeerOf, provider_of: ProviderOf)
     assert [how(talk.say(text)) for text in "ab"] == ["no_previous_response", "response_failed"]
 
 
-@pytest.mark.row("B12")
+def flood(wire: Wire) -> None:
+    """Events without end, as fast as they are taken."""
+    noise = b'{"type":"x.noise"}'
+    with suppress(OSError):
+        while not wire.gone.is_set():
+            wire.raw((bytes([0x81, len(noise)]) + noise) * 3_000)
+
+
 def test_a_flood_before_the_request_has_a_limit(peer_of: PeerOf, provider_of: ProviderOf) -> None:
     """A server that never stops talking between two turns cannot keep the next one from its limits."""
-
-    def flood(wire: Wire) -> None:
-        wire.answer("one", to=wire.read_create())
-        noise = b'{"type":"x.noise"}'
-        with suppress(OSError):
-            while not wire.gone.is_set():
-                wire.raw((bytes([0x81, len(noise)]) + noise) * 3_000)
-
-    provider = provider_of(peer_of(flood), timeouts={"first_event": 1, "idle": 1, "total": 3})
+    peer = peer_of(conversation("one", then=flood))
+    provider = provider_of(peer, timeouts={"first_event": 1, "idle": 1, "total": 3})
     provider.complete("a", session="s")
     with pytest.raises((DeadlineExceeded, ConnectionLost)):  # which limit: that depends on who is faster
         provider.complete("b", session="s")
+
+
+def test_a_flood_of_events_does_not_outlast_the_total_limit(peer_of: PeerOf, provider_of: ProviderOf) -> None:
+    """Where there is always something to read the limit for the whole call holds all the same."""
+
+    def endless(wire: Wire, create: Any) -> None:
+        flood(wire)
+
+    provider = provider_of(peer_of(conversation(endless)), timeouts={"total": 1})
+    began = time.monotonic()
+    with pytest.raises(TotalTimeout):
+        provider.complete("a", session="s")
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.row("B9")
+def test_a_response_that_the_caller_names_is_continued_where_it_is_known(peer_of: PeerOf, provider_of: ProviderOf) -> None:
+    """Without a session: of several idle connections the one whose last response it was."""
+    peer = peer_of(answering())
+    provider = provider_of(peer)
+    streams = [provider.stream("one"), provider.stream("two")]
+    for stream in streams:
+        next(stream)
+    ids = [stream.result().response_id for stream in streams]
+    for id in reversed(ids):
+        provider.complete("more", previous_response_id=id)
+    asked = [[create["input"][0]["content"] for create in map(json.loads, (f.payload for f in wire.frames if f.opcode == 1))]
+             for wire in peer.connections]  # fmt: skip
+    assert asked == [["one", "more"], ["two", "more"]]
+    creates = [json.loads([f for f in wire.frames if f.opcode == 1][1].payload) for wire in peer.connections]
+    assert [create["previous_response_id"] for create in creates] == ids
