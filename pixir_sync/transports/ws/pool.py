@@ -262,7 +262,7 @@ class ConnectionPool:
         """
         with self._lock:
             self._ledger.shut()
-            self._catch_up()
+            self._catch_up()  # the streams that were cancelled a moment ago have left their leases there
         self._retire()
 
     def snapshot(self) -> dict[str, Any]:

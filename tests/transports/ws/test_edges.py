@@ -116,11 +116,14 @@ def test_a_cancelled_stream_keeps_nobody_waiting(how_left: str, peer_of: PeerOf,
 @pytest.mark.row("B16")
 def test_a_stream_that_is_held_does_not_outlive_close(peer_of: PeerOf, provider_of: ProviderOf) -> None:
     """`close` leaves no connection and no thread, whoever still holds a stream in the middle."""
-    provider = provider_of(peer_of(half))
+    peer = peer_of(half)
+    before = set(threading.enumerate())
+    provider = provider_of(peer)
     stream = begun(provider)
     provider.close()
     assert provider.stats()["connections"]["live"] == 0
-    assert not any(thread.name == "pixir-keepalive" for thread in threading.enumerate())
+    left = set(threading.enumerate()) - before
+    assert not any(thread.name == "pixir-keepalive" for thread in left)
     del stream
 
 
