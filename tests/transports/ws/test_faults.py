@@ -74,15 +74,19 @@ def test_a_thread_that_pings_never_hangs_a_first_exchange(peer_of: PeerOf) -> No
     peer = peer_of(script)
     for _ in range(40):
         with connected(peer) as connection:
-            over = threading.Event()
+            begins, over = threading.Event(), threading.Event()
 
-            def pester(connection: Connection = connection, over: threading.Event = over) -> None:
+            def pester(
+                connection: Connection = connection, begins: threading.Event = begins, over: threading.Event = over
+            ) -> None:
                 while not over.wait(0.0001):
                     connection.writer.post(PING_CODE, b"p")
                     connection.writer.flush(connection)
+                    begins.set()
                     connection.drain(1 << 16)
 
             pesterer = in_thread(pester)
+            assert begins.wait(5)
             lane = begun(connection)
             assert send(connection, lane) == "done"
             assert receive(connection, lane, 5) == [MESSAGE] * 5
