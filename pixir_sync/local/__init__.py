@@ -8,14 +8,30 @@
         provider = Provider(base_url=server.base_url, api_key=server.api_key, model=server.model)
 
 Importing this package imports no aiohttp; starting a server does (extra ``local``). It imports nothing of pixir_sync
-but the
-JSON codec, so that client and server cannot share a mistake.
+but the JSON codec, so that client and server cannot share a mistake.
 """
 
 from __future__ import annotations
 
+from pixir_sync.local import faults
+from pixir_sync.local.answers import (
+    Answer,
+    CustomCall,
+    Failed,
+    FunctionCall,
+    HostedCall,
+    Incomplete,
+    Reasoning,
+    Refusal,
+    Text,
+)
+from pixir_sync.local.faults.placing import Placed
 from pixir_sync.local.recording import Recorded
-from pixir_sync.local.scenario import Close, HttpError, Pause, Scenario, Step
+from pixir_sync.local.scenario import Scenario, Script
 from pixir_sync.local.server import LocalServer, serve
+from pixir_sync.local.steps import Binary, Close, Delay, HttpError, Pause, Step
 
-__all__ = ["Close", "HttpError", "LocalServer", "Pause", "Recorded", "Scenario", "Step", "serve"]
+__all__ = [
+    "Answer", "Binary", "Close", "CustomCall", "Delay", "Failed", "FunctionCall", "HostedCall", "HttpError", "Incomplete",
+    "LocalServer", "Pause", "Placed", "Reasoning", "Recorded", "Refusal", "Scenario", "Script", "Step", "Text", "faults", "serve",
+]  # fmt: skip

@@ -75,8 +75,12 @@ class Context:
         return after
 
     def with_output(self, items: Iterable[Item]) -> Context:
-        """The context after the model's own output, whose calls are still open."""
-        return self._extended(tuple(items))
+        """The context after the model's own output, whose calls are still open. A compaction in it replaces what was before."""
+        output = tuple(items)
+        for index, item in enumerate(output):
+            if item.get("type") == "compaction":
+                return EMPTY._extended(output[index:])
+        return self._extended(output)
 
     def _extended(self, items: tuple[Item, ...]) -> Context:
         facts = _Facts(self.users, self.last_user, list(self.outputs), dict(self.open_calls))

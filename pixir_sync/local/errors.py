@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["ApiError", "invalid", "missing", "not_found"]
+__all__ = ["ApiError", "age_limit", "invalid", "missing", "not_found"]
 
 _TYPES = {401: "invalid_request_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -72,3 +72,9 @@ def missing(param: str) -> ApiError:
 def not_found(message: str, param: str | None = None, code: str | None = None) -> ApiError:
     """A 404."""
     return ApiError(404, message, code=code, param=param)
+
+
+def age_limit() -> ApiError:
+    """What a connection is told that has been open for as long as connections may be."""
+    message = "This connection has reached its age limit. Open a new connection to go on."
+    return ApiError(400, message, code="websocket_connection_limit_reached")

@@ -2,7 +2,7 @@
 
 Rules kept here:
 
-* Only this module and websocket.py know aiohttp. Everything runs on one event loop, so nothing needs a lock.
+* Only this module, sse.py, websocket.py and wire.py know aiohttp. Everything runs on one event loop, so nothing needs a lock.
 * One write per event: event n+1 leaves after event n left.
 * A client that goes away cancels its handler; that is quiet. A fault of our own is kept in ``failures`` and answered
   with a 500.
@@ -12,10 +12,10 @@ Rules kept here:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import re
 import time
-from collections.abc import Callable, Iterable
 from typing import Any
 
 from aiohttp import ClientError, web
@@ -25,9 +25,11 @@ from aiohttp.web_protocol import RequestHandler
 from pixir_sync.local import rest
 from pixir_sync.local.errors import ApiError, invalid
 from pixir_sync.local.recording import Recorded, Transport
-from pixir_sync.local.scenario import Close, HttpError, Pause, Step
 from pixir_sync.local.shared import Shared
-from pixir_sync.local.websocket import Socket, cut, waited
+from pixir_sync.local.sse import Answering
+from pixir_sync.local.steps import Close, HttpError, Pause
+from pixir_sync.local.waiting import waited
+from pixir_sync.local.websocket import Socket
 from pixir_sync.protocol.codec import CodecError, dumps, loads
 
 __all__ = ["Front"]
@@ -44,7 +46,7 @@ class Front(web.Server):
         super().__init__(self._handle, request_factory=self._request, handler_cancellation=True, access_log=None)
         self.shared = shared
         self.numbers: dict[RequestHandler, int] = {}
-        self.closers: set[Callable[[], Any]] = set()
+        self.sockets: set[Socket] = set()
         self._open: dict[RequestHandler, asyncio.Transport] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -68,10 +70,20 @@ class Front(web.Server):
         for transport in list(self._open.values()):
             transport.abort()
 
+    async def close_sockets(self, code: int, reason: str = "") -> None:
+        """Send a close frame on every open WebSocket."""
+        for socket in list(self.sockets):
+            await socket.close(code, reason)
+
+    async def tell(self, event: dict[str, Any]) -> None:
+        """Send an event that answers nothing on every open WebSocket."""
+        for socket in list(self.sockets):
+            with contextlib.suppress(ConnectionError):  # this one has gone meanwhile
+                await socket.tell(event)
+
     async def stop(self) -> None:
         """End every request and every connection; at the end nothing is left to run."""
-        for close in list(self.closers):
-            await close()
+        await self.close_sockets(1001)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -108,16 +120,24 @@ class Front(web.Server):
         found = _ROUTE.fullmatch(request.path)
         root, what_id, what = found.group("root", "id", "what") if found else (None, None, None)
         if (root, what_id, request.method) == ("responses", None, "GET") and _wants_websocket(request):
-            self.shared.upgrades.append(self.recorded(request, "GET", None, "websocket", 0))
-            self._authorize(request)
-            return await Socket(self, request).run()
+            return await self._upgrade(request, started)
         body, bad = await self._read(request)
         self._authorize(request)
         if bad is not None:
             raise bad
         if (root, what_id, request.method) == ("responses", None, "POST"):
-            return await self._create(request, body, started)
+            return await Answering(self, request, {} if body is None else body, started).run()
         return self.json(self._rest(request, root, what_id or "", what, body), started)
+
+    async def _upgrade(self, request: web.BaseRequest, started: float) -> web.StreamResponse:
+        self.shared.upgrades.append(self.recorded(request, "GET", None, "websocket", 0))
+        step = self.shared.faults.at_upgrade()
+        if isinstance(step, HttpError):
+            return self.refuse(step, started)
+        if isinstance(step, Pause):
+            await waited(step)
+        self._authorize(request)
+        return await Socket(self, request, step if isinstance(step, Close) else None).run()
 
     async def _read(self, request: web.BaseRequest) -> tuple[Any, ApiError | None]:
         """The JSON body, recorded; and the refusal if it is none."""
@@ -142,7 +162,7 @@ class Front(web.Server):
 
     def _authorize(self, request: web.BaseRequest) -> None:
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        if not hmac.compare_digest(given, f"Bearer {self.shared.api_key}".encode()):
+        if not hmac.compare_digest(given, f"Bearer {self.shared.settings.api_key}".encode()):
             message = "Incorrect API key provided." if given else "No API key was provided."
             raise ApiError(401, message, code="invalid_api_key")
 
@@ -150,11 +170,13 @@ class Front(web.Server):
         engine = self.shared.engine
         match (request.method, root, name, what):
             case ("GET", "models", "", None):
-                return rest.models(engine, self.shared.model)
+                return rest.models(engine, self.shared.settings.model)
             case ("GET", "models", _, None):
                 return rest.model(engine, name)
             case ("POST", "responses", "compact", None):
                 return rest.compact(engine, body or {})
+            case ("POST", "responses", "input_tokens", None):
+                return rest.input_tokens(engine, body or {})
             case ("GET", "responses", _, None) if name:
                 return rest.retrieve(engine, name)
             case ("DELETE", "responses", _, None) if name:
@@ -166,82 +188,22 @@ class Front(web.Server):
         status, message = (404, "Invalid URL") if root is None else (405, "Method not allowed")
         raise ApiError(status, f"{message} ({request.method} {request.path}).")
 
-    async def _create(self, request: web.BaseRequest, body: Any, started: float) -> web.StreamResponse:
-        body = {} if body is None else body
-        steps = self.scripted(body, None)
-        if body.get("stream") is True:
-            events: Iterable[Step] = self.shared.engine.respond(body) if steps is None else steps
-            return await self._stream(request, events, started)
-        if steps is None:
-            return self.json(self.shared.engine.create(body), started)
-        response: Any = None
-        for step in steps:
-            if isinstance(step, HttpError):
-                return self._refuse(step, started)
-            if isinstance(step, Close):
-                await cut(request)
-            if isinstance(step, Pause):
-                await waited(step)
-            if isinstance(step, dict):
-                response = step.get("response", response)
-        return self.json(response, started)
-
-    def scripted(self, body: dict[str, Any], connection: Any) -> Iterable[Step] | None:
-        """The scenario's steps for this request, None where the model answers; the engine sees them go by."""
-        steps = self.shared.scenario(body) if self.shared.scenario is not None else None
-        return None if steps is None else self._observed(body, connection, steps)
-
-    def _observed(self, body: dict[str, Any], connection: Any, steps: Iterable[Step]) -> Iterable[Step]:
-        for step in steps:
-            if isinstance(step, dict):
-                self.shared.engine.observe(body, connection, step)
-            elif isinstance(step, HttpError):
-                self.shared.engine.observe(body, connection, step.frame())
-            yield step
-
-    async def _stream(self, request: web.BaseRequest, steps: Iterable[Step], started: float) -> web.StreamResponse:
-        """Server-sent events. The head goes with the first event or bytes: until then a scenario can refuse."""
-        headers = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
-        answer = web.StreamResponse(headers={**headers, **self._headers(started)})
-        try:
-            for step in steps:
-                if isinstance(step, HttpError) and not answer.prepared:
-                    return self._refuse(step, started)
-                await self._send(request, answer, step)
-        except Exception as error:
-            if answer.prepared and not isinstance(error, ConnectionError):  # too late for a status
-                self.shared.failures.append(error)
-                await cut(request)
-            raise
-        await answer.prepare(request)
-        await answer.write_eof()
-        return answer
-
-    @staticmethod
-    async def _send(request: web.BaseRequest, answer: web.StreamResponse, step: Step) -> None:
-        if isinstance(step, Pause):
-            await waited(step)
-        elif isinstance(step, Close):
-            await cut(request)
-        elif isinstance(step, (dict, bytes)):
-            await answer.prepare(request)
-            await answer.write(step if isinstance(step, bytes) else _sse(step))
-            await asyncio.sleep(0)
-
-    def _refuse(self, refusal: HttpError, started: float) -> web.Response:
-        headers = {**self._headers(started), **refusal.headers}
-        if isinstance(refusal.body, bytes):
-            return web.Response(status=refusal.status, body=refusal.body, headers=headers)
-        return self.json(refusal.body, started, status=refusal.status, headers=refusal.headers)
-
     def json(
         self, value: Any, started: float, *, status: int = 200, headers: dict[str, str] | None = None
     ) -> web.Response:
         """A JSON answer with the usual headers."""
-        own = {"Content-Type": "application/json", **self._headers(started), **(headers or {})}
+        own = {"Content-Type": "application/json", **self.headers(started), **(headers or {})}
         return web.Response(status=status, body=dumps(value), headers=own)
 
-    def _headers(self, started: float) -> dict[str, str]:
+    def refuse(self, refusal: HttpError, started: float) -> web.Response:
+        """The answer to a request that a scenario or a fault refuses."""
+        if isinstance(refusal.body, bytes):
+            headers = {**self.headers(started), **refusal.headers}
+            return web.Response(status=refusal.status, body=refusal.body, headers=headers)
+        return self.json(refusal.body, started, status=refusal.status, headers=refusal.headers)
+
+    def headers(self, started: float) -> dict[str, str]:
+        """What every HTTP answer carries."""
         return {
             "x-request-id": self.shared.engine.make_id("req"),
             "openai-processing-ms": str(int((time.monotonic() - started) * 1000)),
@@ -256,9 +218,3 @@ class Front(web.Server):
 
 def _wants_websocket(request: web.BaseRequest) -> bool:
     return request.headers.get("Upgrade", "").lower() == "websocket"
-
-
-def _sse(event: dict[str, Any]) -> bytes:
-    kind = event.get("type")
-    head = f"event: {kind}\n".encode() if isinstance(kind, str) else b""
-    return head + b"data: " + dumps(event) + b"\n\n"

@@ -13,55 +13,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from pixir_sync.local.answers import Answer, CustomCall, FunctionCall, Part, Reasoning, Text
 from pixir_sync.local.context import Context
 from pixir_sync.local.schema import fit
 from pixir_sync.protocol.codec import dumps
 
-__all__ = ["Call", "Message", "Part", "Reasoning", "answer", "pieces"]
+__all__ = ["answer", "pieces"]
 
 _MOST_PIECES = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Reasoning:
-    """A reasoning item with a summary."""
-
-    summary: str
-    encrypted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """An assistant message."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A call of a function tool (``arguments`` is JSON) or of a custom tool (``arguments`` is free text)."""
-
-    name: str
-    arguments: str
-    custom: bool = False
-
-
-Part = Reasoning | Message | Call
-
-
-def answer(body: dict[str, Any], context: Context) -> list[Part]:
+def answer(body: dict[str, Any], context: Context) -> Answer:
     """What the model puts out for a checked request whose input is already part of ``context``."""
     called = _called(body, context)
-    parts: list[Part] = [_call(tool) for tool in called] or [Message(_text(body, context))]
+    parts: list[Part] = [_call(tool) for tool in called] or [Text(_text(body, context))]
     effort = (body.get("reasoning") or {}).get("effort")
     if effort and effort != "none":
         what = f"call {', '.join(_name(tool) for tool in called)}" if called else "answer"
         summary = f"Message {context.users} was read with {effort} effort. The right thing is to {what}."
-        parts.insert(0, Reasoning(summary, "reasoning.encrypted_content" in (body.get("include") or ())))
-    return parts
+        parts.insert(0, Reasoning(summary))
+    return Answer(*parts)
 
 
 def pieces(text: str, longest: int = 64) -> list[str]:
@@ -127,9 +100,9 @@ def _name(tool: dict[str, Any]) -> str:
     return str(tool["name"])
 
 
-def _call(tool: dict[str, Any]) -> Call:
+def _call(tool: dict[str, Any]) -> FunctionCall | CustomCall:
     name = _name(tool)
     if tool["type"] == "custom":
-        return Call(name, f"input for {name}", custom=True)
+        return CustomCall(name, f"input for {name}")
     parameters = tool.get("parameters") or {"type": "object"}
-    return Call(name, dumps(fit({"type": "object", **parameters})).decode())
+    return FunctionCall(name, fit({"type": "object", **parameters}))

@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pixir_sync.local.context import tokens_of
+from pixir_sync.local.context import Context, tokens_of
 from pixir_sync.local.engine import Engine
 from pixir_sync.local.errors import ApiError, invalid, not_found
+from pixir_sync.local.response import usage_object
 from pixir_sync.local.rules import check_body
 from pixir_sync.local.sealed import seal_compaction
 from pixir_sync.local.state import Record
 
-__all__ = ["cancel", "compact", "delete", "input_items", "model", "models", "retrieve"]
+__all__ = ["cancel", "compact", "delete", "input_items", "input_tokens", "model", "models", "retrieve"]
 
 Json = dict[str, Any]
 
@@ -78,25 +79,38 @@ def input_items(engine: Engine, response_id: str, query: Mapping[str, str]) -> J
 
 
 def compact(engine: Engine, body: Json) -> Json:
-    """The whole context as one compaction item, which later counts for the user messages in it."""
-    clean = check_body(body, websocket=False)
-    engine.models.check(clean)
-    context = engine.input_context(clean, engine.previous(clean), store=False)
-    item = {"id": engine.make_id("cmp"), "type": "compaction", "encrypted_content": seal_compaction(context.users)}
-    sent, made = context.tokens + tokens_of(clean.get("instructions")), tokens_of(item)
+    """The whole context as its user messages and one compaction item, which counts for what else was in it."""
+    clean, context = _counted(engine, body)
+    kept = [
+        {"id": engine.item_id(item), "status": "completed", **item}
+        for item in context.all_items()
+        if item["type"] == "message" and item["role"] == "user"
+    ]
+    content = seal_compaction(context.users - len(kept))
+    item = {"id": engine.make_id("cmp"), "type": "compaction", "encrypted_content": content}
+    engine.store.keep(kept)
+    sent = context.tokens + tokens_of(clean.get("instructions"))
     return {
         "id": engine.make_id("resp"),
         "object": "response.compaction",
         "created_at": int(engine.now()),
-        "output": [item],
-        "usage": {
-            "input_tokens": sent,
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-            "output_tokens": made,
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": sent + made,
-        },
+        "output": [*kept, item],
+        "usage": usage_object(sent, 0, tokens_of(item)),
     }
+
+
+def input_tokens(engine: Engine, body: Json) -> Json:
+    """What a request's input would count."""
+    clean, context = _counted(engine, body)
+    tokens = context.tokens + tokens_of(clean.get("instructions")) + tokens_of(clean.get("tools"))
+    return {"object": "response.input_tokens", "input_tokens": tokens}
+
+
+def _counted(engine: Engine, body: Json) -> tuple[Json, Context]:
+    """A body, checked, and the context with its input."""
+    clean = check_body(body, websocket=False)
+    engine.models.check(clean)
+    return clean, engine.input_context(clean, engine.previous(clean), store=False)
 
 
 def models(engine: Engine, default: str) -> Json:

@@ -18,19 +18,25 @@ from typing import Any
 from pixir_sync.local.errors import invalid, missing, not_found
 from pixir_sync.local.schema import fit
 
-__all__ = ["Models", "check_body", "check_stream_id"]
+__all__ = ["Models", "check_body", "check_stream_id", "compacts_at", "steerable", "warms_up"]
 
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _STREAM_ID = re.compile(r"[A-Za-z0-9_.-]{1,256}")
 _CACHE_KEY = re.compile(r"[!-~]{1,512}")
+_COMPACT_THRESHOLD = 200_000
 
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """Which models there are and which of them reason; None means any."""
+    """Which models there are, which of them reason, and which can be steered; None means any."""
 
     known: frozenset[str] | None = None
     reasoning: frozenset[str] | None = None
+    steering: frozenset[str] | None = None
+
+    def steers(self, model: str) -> bool:
+        """Whether a response of this model can be steered."""
+        return self.steering is None or model in self.steering
 
     def check(self, body: Mapping[str, Any]) -> None:
         """Raise `ApiError`: 404 for a model that is not there, 400 for reasoning asked of one that does not reason."""
@@ -61,6 +67,22 @@ def check_body(body: Mapping[str, Any], *, websocket: bool) -> dict[str, Any]:
     return clean
 
 
+def warms_up(body: Mapping[str, Any]) -> bool:
+    """Whether a checked request asks for no output: ``generate: false``, or a prewarm, which goes before it."""
+    return body.get("generate") is False or bool(body.get("prompt_cache_options", {}).get("prewarm"))
+
+
+def compacts_at(body: Mapping[str, Any]) -> float | None:
+    """From how many tokens on the service compacts the context by itself; None where it is not asked to."""
+    found = [entry for entry in body.get("context_management", ()) if entry.get("type") == "compaction"]
+    return (found[0].get("compact_threshold") or _COMPACT_THRESHOLD) if found else None
+
+
+def steerable(body: Mapping[str, Any]) -> bool:
+    """Whether the mode of a checked request allows steering."""
+    return "conversation" not in body and compacts_at(body) is None and not warms_up(body)
+
+
 def check_stream_id(stream_id: Any) -> str | None:
     """The lane's name, None the default lane. Raises `ApiError` for what is no name."""
     if stream_id is None:
@@ -86,7 +108,7 @@ def _check_context(body: Mapping[str, Any]) -> None:
         message = "Only one of 'previous_response_id' and 'conversation' can be given."
         raise invalid(message, "previous_response_id", "mutually_exclusive_parameters")
     roots = ("input", "previous_response_id", "conversation", "prompt")
-    if all(body.get(key, []) == [] for key in roots) and body.get("generate") is not False:
+    if all(body.get(key, []) == [] for key in roots) and not warms_up(body):
         raise missing("input")
 
 
@@ -204,6 +226,22 @@ def _check_strings(value: Any, path: str) -> None:
         _of(str)(one, f"{path}[{index}]")
 
 
+def _check_cache_options(value: Any, path: str) -> None:
+    _of(dict)(value, path)
+    if value.get("prewarm") is not None:
+        _of(bool)(value["prewarm"], f"{path}.prewarm")
+
+
+def _check_context_management(value: Any, path: str) -> None:
+    _of(list)(value, path)
+    for index, entry in enumerate(value):
+        where = f"{path}[{index}]"
+        _of(dict)(entry, where)
+        _one_of("compaction")(entry.get("type"), f"{where}.type")
+        if entry.get("compact_threshold") is not None:
+            _range(1)(entry["compact_threshold"], f"{where}.compact_threshold")
+
+
 def _check_model(value: Any, path: str) -> None:
     _of(str)(value, path)
     if not value:
@@ -234,6 +272,8 @@ _FIELDS: dict[str, Rule] = {
     "top_logprobs": _range(0, 20, int),
     "truncation": _one_of("auto", "disabled"),
     "prompt_cache_key": _check_cache_key,
+    "prompt_cache_options": _check_cache_options,
+    "context_management": _check_context_management,
     "service_tier": _of(str),
     "user": _of(str),
     "safety_identifier": _of(str),

@@ -1,60 +1,49 @@
-"""Scenarios: what a test makes the server send instead of the model's answer.
+"""Scenarios: what a test makes the server say instead of the model's answer.
 
 Rules kept here:
 
-* A scenario is called with the request's body and gives None (the model answers) or the things to send, in order.
-* What it gives is sent as it is over the transport of the request, each thing by itself. It runs on the server's event
-  loop: to wait, it gives a `Pause`; it never blocks.
+* A scenario is called with each request's body, on the server's event loop: it never blocks. To wait, it gives a `Pause`.
+* None is the model's own answer. An `Answer` is written by the server, with ids, order, usage and state as they are to be;
+  steps are sent as they are.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from pixir_sync.local.errors import ApiError
+from pixir_sync.local.answers import Answer
+from pixir_sync.local.steps import Step
 
-__all__ = ["Close", "HttpError", "Pause", "Scenario", "Step"]
+__all__ = ["Reply", "Scenario", "Script", "given"]
 
+Body = dict[str, Any]
 
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Wait until ``event`` is set; ``reached`` is set when the server gets here, everything before having been sent."""
+Reply = str | Answer | Iterable[Step] | None
+"""What a scenario gives: a message's text, an answer, steps, or None, for the model."""
 
-    event: threading.Event = field(default_factory=threading.Event)
-    reached: threading.Event = field(default_factory=threading.Event)
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """End the connection: by a close frame with ``code`` (WebSocket only), else by cutting the TCP connection."""
-
-    code: int | None = None
-    reason: str = ""
+Scenario = Callable[[Body], Reply] | str | Answer
+"""A function of the request's body; or a text or an `Answer`, for every request the same."""
 
 
-@dataclass(frozen=True, slots=True)
-class HttpError:
-    """Refuse the request: an HTTP status with a body (a JSON value, or bytes as they are).
+class Script:
+    """A scenario for a known order: the n-th request gets the n-th reply, those after the last one the model.
 
-    Over a WebSocket, an error frame with that status and the body's ``error``. Must be the first step.
+    A reply is what a scenario may give, or a scenario itself. Only requests for a response count.
     """
 
-    status: int
-    body: Any = None
-    headers: dict[str, str] = field(default_factory=dict)
+    def __init__(self, *replies: Scenario | Iterable[Step] | None) -> None:
+        self._replies: Iterator[Scenario | Iterable[Step] | None] = iter(replies)
 
-    def frame(self, stream_id: str | None = None) -> dict[str, Any]:
-        """The error frame that says the same."""
-        frame = ApiError(self.status, "Refused.", headers=self.headers).frame(stream_id)
-        if isinstance(self.body, dict) and "error" in self.body:
-            frame["error"] = self.body["error"]
-        return frame
+    def __call__(self, body: Body) -> Reply:
+        """The next reply."""
+        reply = next(self._replies, None)
+        return reply(body) if callable(reply) else reply
 
 
-Step = dict[str, Any] | bytes | Pause | Close | HttpError
-"""An event, raw bytes (part of an HTTP body; a text frame over a WebSocket), or a control object."""
-
-Scenario = Callable[[dict[str, Any]], Iterable[Step] | None]
+def given(scenario: Scenario | None, body: Body) -> Iterable[Step] | None:
+    """The steps that the scenario gives for this request; None where the model answers."""
+    reply = scenario(body) if callable(scenario) else scenario
+    if isinstance(reply, str):
+        return [Answer(reply)]
+    return [reply] if isinstance(reply, Answer) else reply

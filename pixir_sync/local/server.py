@@ -3,26 +3,26 @@
 Rules kept here:
 
 * Nothing listens before `start` and nothing is left after `close`: no thread, no socket, no task.
-* aiohttp is imported at the first `start`; without it the error names the extra.
 * ``_lock`` guards who starts and who stops; the thread itself never takes it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pixir_sync.local.engine import Engine
+from pixir_sync.local.faults import Fault
+from pixir_sync.local.faults.placing import Board, Placed, When
 from pixir_sync.local.recording import Recorded
 from pixir_sync.local.rules import Models
+from pixir_sync.local.running import Running
 from pixir_sync.local.scenario import Scenario
-from pixir_sync.local.shared import Shared
+from pixir_sync.local.shared import Settings, Shared
 
 if TYPE_CHECKING:
     from pixir_sync.local.front import Front
@@ -30,28 +30,20 @@ if TYPE_CHECKING:
 __all__ = ["LocalServer", "serve"]
 
 
-_BACKLOG = 1024
-
-
-def _front_factory() -> Callable[[Shared], Front]:
-    """The front's class; the import that needs the extra."""
-    try:
-        import aiohttp  # noqa: F401
-    except ImportError as error:
-        raise ImportError("the local server needs aiohttp: pip install 'pixir-sync[local]'") from error
-    from pixir_sync.local.front import Front
-
-    return Front
-
-
 class LocalServer:
     """A local Responses API server with a deterministic model, for tests and demonstrations.
 
-    ``host`` and ``port`` are where it listens (port 0: any free one); ``api_key`` is the one bearer that it takes;
-    ``model`` is what its catalogue shows. Any model's name is accepted unless ``models`` lists them; any model reasons
-    unless ``reasoning_models`` lists those that do. ``scenario`` is called with each request's body before the model is
-    (see `pixir_sync.local.scenario`), and may be set at any time. ``frame_limit`` is the largest WebSocket message
-    taken, in bytes. With ``ssl_context`` it speaks https and wss.
+    ``host`` and ``port`` are where it listens (port 0: any free one); with ``ssl_context`` it speaks https and wss.
+    ``api_key`` is the one bearer that it takes; ``model`` is what its catalogue shows. Any model's name is accepted, reasons
+    and can be steered, unless ``models``, ``reasoning_models`` and ``steering_models`` list those that are, do and can.
+
+    ``scenario`` is what answers instead of the model (see `pixir_sync.local.scenario`), and may be set at any time; ``faults``
+    are in place from the beginning (see `pixir_sync.local.faults`, and `fault`).
+
+    Of its WebSockets: ``frame_limit`` is the largest message taken, in bytes (16 MiB); ``max_age`` how long one may be open, in
+    seconds (an hour; None: for ever); ``ping_interval`` and ``ping_timeout`` when it pings and how long it waits for the
+    answer, in seconds (20 each; an interval of None: never); ``compression`` whether permessage-deflate is taken where a client
+    offers it, and ``lanes`` whether ``stream_id`` is known: services differ.
 
     Threads may share it. Raises OSError where it cannot listen, ImportError without aiohttp (extra ``local``).
     """
@@ -65,19 +57,31 @@ class LocalServer:
         model: str = "local-model",
         models: Iterable[str] | None = None,
         reasoning_models: Iterable[str] | None = None,
+        steering_models: Iterable[str] | None = None,
         scenario: Scenario | None = None,
+        faults: Sequence[Fault] = (),
         frame_limit: int = 16 * 1024 * 1024,
+        max_age: float | None = 3600.0,
+        ping_interval: float | None = 20.0,
+        ping_timeout: float = 20.0,
+        compression: bool = False,
+        lanes: bool = True,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self.host, self.model, self.api_key = host, model, api_key
         self._asked_port = port
         self._ssl = ssl_context
-        known = None if models is None else frozenset(models)
-        reasoning = None if reasoning_models is None else frozenset(reasoning_models)
-        engine = Engine(models=Models(known, reasoning), salt=secrets.token_hex(8), now=time.time)
-        self._shared = Shared(engine, api_key, model, frame_limit, scenario)
+        engine = Engine(
+            models=Models(_names(models), _names(reasoning_models), _names(steering_models)),
+            salt=secrets.token_hex(8),
+            now=time.time,
+        )
+        settings = Settings(
+            api_key, model, frame_limit, max_age, ping_interval, ping_timeout, compression=compression, lanes=lanes
+        )
+        self._shared = Shared(engine, settings, Board(faults), scenario)
         self._lock = threading.Lock()
-        self._running: _Running | None = None
+        self._running: Running | None = None
 
     @property
     def scenario(self) -> Scenario | None:
@@ -87,6 +91,14 @@ class LocalServer:
     @scenario.setter
     def scenario(self, scenario: Scenario | None) -> None:
         self._shared.scenario = scenario
+
+    def fault(self, *faults: Fault, times: int | None = None, when: When | None = None, required: bool = True) -> Placed:
+        """Faults for a ``with`` block: they are in place while it runs, and what they hold up is released at its end.
+
+        ``times``: how often each strikes at most (None: always). ``when``: only for requests whose body it is true of; at an
+        upgrade there is none. ``required``: a block that ends without one strike raises AssertionError.
+        """
+        return Placed(self._shared.faults, faults, times, when, required)
 
     @property
     def requests(self) -> list[Recorded]:
@@ -126,6 +138,11 @@ class LocalServer:
         """``ws://HOST:PORT/v1/responses``. Raises RuntimeError before `start`."""
         return self._url("ws") + "/responses"
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment variables by which a program finds this server. Raises RuntimeError before `start`."""
+        return {"OPENAI_BASE_URL": self.base_url, "OPENAI_API_KEY": self.api_key, "PIXIR_MODEL": self.model}
+
     def _url(self, scheme: str) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{scheme}{'s' if self._ssl is not None else ''}://{host}:{self.port}/v1"
@@ -147,7 +164,7 @@ class LocalServer:
         """Listen. Does nothing while it listens already; after `close` it starts anew, with its store as it was."""
         with self._lock:
             if self._running is None:
-                self._running = _Running(self._shared, self.host, self._asked_port, self._ssl)
+                self._running = Running(self._shared, self.host, self._asked_port, self._ssl)
 
     def close(self) -> None:
         """Stop: every request and connection ends, the thread too. May be called more than once."""
@@ -158,55 +175,36 @@ class LocalServer:
 
     def cut_connections(self) -> None:
         """Cut every open TCP connection without a word, as a network does. Returns when it is done."""
+
+        async def act(front: Front) -> None:
+            front.cut()
+
+        self._call(act)
+
+    def close_connections(self, code: int = 1001, reason: str = "") -> None:
+        """Send a close frame on every open WebSocket, as a server does that restarts. Returns when they have left."""
+
+        async def act(front: Front) -> None:
+            await front.close_sockets(code, reason)
+
+        self._call(act)
+
+    def send_all(self, event: dict[str, Any]) -> None:
+        """Send an event that answers nothing on every open WebSocket. Returns when it has left."""
+
+        async def act(front: Front) -> None:
+            await front.tell(event)
+
+        self._call(act)
+
+    def _call(self, act: Callable[[Front], Coroutine[Any, Any, None]]) -> None:
         running = self._running
         if running is not None:
-            running.cut()
+            running.call(act)
 
 
-class _Running:
-    """One run of the server: its thread, its event loop, its front. Listens once it is made."""
-
-    def __init__(self, shared: Shared, host: str, port: int, context: ssl.SSLContext | None) -> None:
-        self._make_front = _front_factory()
-        self._listening: Future[int] = Future()
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._main(shared, host, port, context)),
-            name="pixir-local-server",
-            daemon=True,
-        )
-        self._thread.start()
-        try:
-            self.port = self._listening.result()
-        except BaseException:
-            self._thread.join()
-            raise
-
-    async def _main(self, shared: Shared, host: str, port: int, context: ssl.SSLContext | None) -> None:
-        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        self._front = front = self._make_front(shared)
-        try:
-            listener = await self._loop.create_server(front, host, port, ssl=context, backlog=_BACKLOG)
-        except Exception as error:
-            self._listening.set_exception(error)  # raised where the server was started
-            return
-        self._listening.set_result(listener.sockets[0].getsockname()[1])
-        await self._stopping.wait()
-        for sock in listener.sockets:
-            self._loop.remove_reader(sock.fileno())  # nothing more is accepted
-        for _ in range(3):  # what was accepted just now gets its transport: behind a closed listener its socket would stay open
-            await asyncio.sleep(0)
-        listener.close()
-        await front.stop()
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._stopping.set)
-        self._thread.join()
-
-    def cut(self) -> None:
-        async def act() -> None:
-            self._front.cut()
-
-        asyncio.run_coroutine_threadsafe(act(), self._loop).result()
+def _names(given: Iterable[str] | None) -> frozenset[str] | None:
+    return None if given is None else frozenset(given)
 
 
 def serve(

@@ -5,20 +5,34 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pixir_sync.local.engine import Engine
+from pixir_sync.local.faults.placing import Board
 from pixir_sync.local.recording import Recorded
 from pixir_sync.local.scenario import Scenario
 
-__all__ = ["Shared"]
+__all__ = ["Settings", "Shared"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a server is told once. See `LocalServer`, whose options these are."""
+
+    api_key: str
+    model: str
+    frame_limit: int
+    max_age: float | None
+    ping_interval: float | None
+    ping_timeout: float
+    compression: bool
+    lanes: bool
 
 
 @dataclass(slots=True)
 class Shared:
-    """Settings and records. The front only appends to the lists; the owner may read and clear them at any time."""
+    """The engine, the settings, and records. The front only appends to the lists; the owner may read and clear them any time."""
 
     engine: Engine
-    api_key: str
-    model: str
-    frame_limit: int
+    settings: Settings
+    faults: Board
     scenario: Scenario | None = None
     connections: int = 0
     requests: list[Recorded] = field(default_factory=list)

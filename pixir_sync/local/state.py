@@ -15,8 +15,10 @@ from typing import Any
 
 from pixir_sync.local.context import EMPTY, Context
 from pixir_sync.local.errors import ApiError
+from pixir_sync.local.output import Event, Output
+from pixir_sync.local.steering import Steer
 
-__all__ = ["Connection", "Lane", "Record", "Store", "StoredItem", "previous_not_found"]
+__all__ = ["Connection", "Lane", "Record", "Store", "StoredItem", "Turn", "previous_not_found"]
 
 MOST_LANES = 32
 
@@ -41,16 +43,59 @@ class Record:
 
 @dataclass(slots=True)
 class Lane:
-    """A line of turns on one connection."""
+    """A line of turns on one connection: its latest response, and the turn whose steers wait for the outputs of its calls."""
 
+    name: str | None = None
     latest: Record | None = None
+    waiting: Turn | None = None
+
+    def steers_for(self, response_id: Any) -> list[dict[str, Any]]:
+        """The items that wait to be part of the next request, if that one continues from this response."""
+        turn = self.waiting
+        return [item for steer in turn.steers for item in steer.items] if turn is not None and turn.id == response_id else []
+
+
+@dataclass(slots=True)
+class Turn:
+    """A request that was accepted: its checked body, its lane (None over HTTP), its context with the input, its response, and
+    the steers that came for it."""
+
+    body: dict[str, Any]
+    lane: Lane | None
+    context: Context
+    cached_tokens: int
+    response: dict[str, Any]
+    output: Output = field(init=False)
+    steers: list[Steer] = field(default_factory=list)
+
+    @property
+    def id(self) -> str:
+        return str(self.response["id"])
+
+    def is_steered(self) -> bool:
+        """Whether input waits to follow this response."""
+        return bool(self.steers)
+
+    def named(self, steer: Steer) -> dict[str, str]:
+        """A steer of this turn, as its events name it."""
+        return {"id": steer.id, "previous_response_id": self.id}
+
+    def event(self, kind: str, **fields: Any) -> Event:
+        """The next event of the response, on its lane."""
+        return self.tagged(self.output.event(kind, **fields))
+
+    def tagged(self, event: Event) -> Event:
+        """The event with the name of its lane; on the default lane there is none."""
+        name = None if self.lane is None else self.lane.name
+        return event if name is None else {**event, "stream_id": name}
 
 
 @dataclass(slots=True)
 class Connection:
-    """The state of one WebSocket: its lanes by name, None the default lane."""
+    """The state of one WebSocket: its lanes by name, None the default lane; the turns that run, by the ids of their responses."""
 
     lanes: dict[str | None, Lane] = field(default_factory=dict)
+    running: dict[str, Turn] = field(default_factory=dict)
 
     def lane(self, stream_id: str | None) -> Lane:
         """The lane of that name, opened if it is new. Raises `ApiError` over the limit of named lanes."""
@@ -59,7 +104,7 @@ class Connection:
             if stream_id is not None and len(self.lanes.keys() - {None}) >= MOST_LANES:
                 message = f"This connection already has {MOST_LANES} named streams."
                 raise ApiError(400, message, code="websocket_stream_limit_reached", param="stream_id")
-            lane = self.lanes[stream_id] = Lane()
+            lane = self.lanes[stream_id] = Lane(stream_id)
         return lane
 
     def find(self, response_id: str) -> Record | None:
@@ -68,8 +113,9 @@ class Connection:
         return next((record for record in found if record is not None and record.id == response_id), None)
 
     def close(self) -> None:
-        """Forget everything."""
+        """Forget everything, queued steers too."""
         self.lanes.clear()
+        self.running.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +137,7 @@ class Store:
     def add(self, record: Record) -> None:
         """Keep a response, its input items and its output items."""
         self.records[record.id] = record
-        for item in record.before.items:
-            self._keep(item, None)
+        self.keep(record.before.items)
         reasoning_id: str | None = None
         for item in record.response["output"]:
             if item.get("type") == "reasoning":
@@ -100,6 +145,11 @@ class Store:
                 self._keep(item, None)
             else:
                 self._keep(item, reasoning_id)
+
+    def keep(self, items: Iterable[dict[str, Any]]) -> None:
+        """Keep items by their ids, so that a later input may name them."""
+        for item in items:
+            self._keep(item, None)
 
     def _keep(self, item: dict[str, Any], reasoning_id: str | None) -> None:
         item_id = item.get("id")

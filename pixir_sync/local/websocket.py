@@ -1,174 +1,210 @@
-"""One WebSocket: frames in, lanes of turns, events out.
+"""One WebSocket: frames in, turns on lanes, events out.
 
 Rules kept here:
 
-* One task reads, so that pings are answered and a close is seen while a turn runs; one task per lane answers, first in,
-  first out.
-* At most 16 turns run at once on a connection; further ones wait.
+* One task reads, so that pings are answered and a close is seen while a turn runs; one task per running turn answers.
 * A bad frame is answered with an error frame and the socket is kept; a binary frame ends it (1003), and so does one
   that is too big (1009).
+* A client that does not answer a ping in time is closed with 1011; a connection that is too old is told so and closed, once
+  nothing runs on it.
 * When the socket ends, its state and its tasks are gone before the handler returns.
 """
 
 from __future__ import annotations
 
 import asyncio
-import struct
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NoReturn
+import contextlib
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import WSMsgType, web
 
-from pixir_sync.local.errors import ApiError, invalid, missing
+from pixir_sync.local.errors import ApiError, age_limit, invalid, missing
+from pixir_sync.local.faults import Exchange
+from pixir_sync.local.lanes import Schedule
+from pixir_sync.local.playing import play
 from pixir_sync.local.rules import check_stream_id
-from pixir_sync.local.scenario import Close, HttpError, Pause, Step
 from pixir_sync.local.state import Connection
-from pixir_sync.protocol.codec import CodecError, dumps, loads
+from pixir_sync.local.steps import Binary, Close, Delay, HttpError, NotJson, Pause, Slowly, Step
+from pixir_sync.local.waiting import waited
+from pixir_sync.local.wire import Writing, cut
+from pixir_sync.protocol.codec import CodecError, loads
 
 if TYPE_CHECKING:
     from pixir_sync.local.front import Front
 
-__all__ = ["Socket", "cut", "waited"]
+__all__ = ["Socket"]
 
-_IN_FLIGHT = 16
 _CLOSING_TIME = 1.0
-_POLL = 0.002
 
 Body = dict[str, Any]
 
 
 class Socket:
-    """Serves one connection from its upgrade to its end."""
+    """Serves one connection from its upgrade to its end. ``ending`` is the close frame that a fault sends at once."""
 
-    def __init__(self, front: Front, request: web.BaseRequest) -> None:
-        self._front, self._request = front, request
+    def __init__(self, front: Front, request: web.BaseRequest, ending: Close | None = None) -> None:
+        self._front, self._request, self._ending = front, request, ending
+        self._settings = front.shared.settings
         self._ws = web.WebSocketResponse(
-            timeout=_CLOSING_TIME, compress=False, max_msg_size=front.shared.frame_limit
+            timeout=_CLOSING_TIME,
+            compress=self._settings.compression,
+            max_msg_size=self._settings.frame_limit,
+            autoping=False,
         )
         self._state = Connection()
-        self._lanes: dict[str | None, asyncio.Queue[Body]] = {}
-        self._workers: set[asyncio.Task[None]] = set()
-        self._places = asyncio.Semaphore(_IN_FLIGHT)
+        self._lanes: Schedule[Body] = Schedule()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pong, self._settled = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> web.StreamResponse:
         """Serve until either side closes."""
         await self._ws.prepare(self._request)
-        self._front.closers.add(self._going_away)
+        self._out = Writing(self._ws, self._request)
+        self._front.sockets.add(self)
+        if self._ending is not None:
+            self._spawn(self._shut(self._ending))
+        if self._settings.ping_interval is not None:
+            self._spawn(self._beat(self._settings.ping_interval))
+        if self._settings.max_age is not None:
+            self._spawn(self._grow_old(self._settings.max_age))
         try:
             async for message in self._ws:
-                if message.type is WSMsgType.TEXT:
-                    await self._take(message.data)
-                elif message.type is WSMsgType.BINARY:
-                    await self._send_close(1003, "text frames only")
+                await self._read(message.type, message.data)
         finally:
-            self._front.closers.discard(self._going_away)
+            self._front.sockets.discard(self)
             self._state.close()
-            for worker in self._workers:
-                worker.cancel()
-            await asyncio.gather(*self._workers, return_exceptions=True)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         return self._ws
 
-    async def _going_away(self) -> None:
-        await self._send_close(1001, "")
+    async def close(self, code: int, reason: str = "") -> None:
+        """Send a close frame; the reading task sees the client's."""
+        await self._out.close(code, reason)
 
-    async def _send_close(self, code: int, reason: str) -> None:
-        """Send a close frame and leave it to the reading task to see the client's."""
-        if not self._ws.closed:
-            payload = struct.pack("!H", code) + reason.encode()
-            try:
-                await self._ws.send_frame(payload, WSMsgType.CLOSE)
-            except ConnectionError:
-                return  # the client has gone already
+    async def tell(self, event: Body) -> None:
+        """Send an event that answers nothing."""
+        await self._out.event(event)
+
+    async def _read(self, kind: WSMsgType, data: Any) -> None:
+        if kind is WSMsgType.TEXT:
+            await self._take(data)
+        elif kind is WSMsgType.BINARY:
+            await self._out.close(1003, "text frames only")
+        elif kind is WSMsgType.PING:
+            await self._out.frame(data, WSMsgType.PONG)
+        elif kind is WSMsgType.PONG:
+            self._pong.set()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _beat(self, interval: float) -> None:
+        """Ping, and end the connection of a client that does not answer."""
+        try:
+            while True:
+                await asyncio.sleep(interval)
+                self._pong.clear()
+                await self._out.frame(b"", WSMsgType.PING)
+                try:
+                    await asyncio.wait_for(self._pong.wait(), self._settings.ping_timeout)
+                except TimeoutError:
+                    await self._shut(Close(1011, "keepalive ping timeout"))
+        except ConnectionError:
+            return  # the reading task sees the end too
+
+    async def _grow_old(self, age: float) -> None:
+        await asyncio.sleep(age)
+        if not self._lanes.idle:
+            await self._settled.wait()
+        try:
+            await self._out.event(age_limit().frame())
+        except ConnectionError:
+            return  # the reading task sees the end too
+        await self._shut(Close(1000))
 
     async def _take(self, text: str) -> None:
-        """Record a frame and put its request into its lane, or answer at once what is wrong with it."""
+        """Record a frame and put its request into its lane, or answer at once."""
         stream_id: str | None = None
-        body: Any = None
         try:
             body = _decoded(text)
             self._record(body, text)
-            stream_id = _checked(body)
+            if body.get("type") == "response.steer":
+                await self._out.event(self._front.shared.engine.steer(body, self._state))
+                return
+            stream_id = _checked(body, lanes=self._settings.lanes)
             self._state.lane(stream_id)
         except ApiError as error:
-            if body is None:
-                self._record(None, text)
-            await self._send(error.frame())
+            await self._out.event(error.frame(stream_id))
             return
-        if stream_id not in self._lanes:
-            self._lanes[stream_id] = asyncio.Queue()
-            worker = asyncio.create_task(self._work(stream_id, self._lanes[stream_id]))
-            self._workers.add(worker)
-        self._lanes[stream_id].put_nowait(body)
+        self._settled.clear()
+        self._lanes.add(stream_id, {key: value for key, value in body.items() if key != "type"})
+        self._start()
+
+    def _start(self) -> None:
+        for stream_id, body in self._lanes.start():
+            self._spawn(self._work(stream_id, body))
 
     def _record(self, body: Any, text: str) -> None:
         size = len(text.encode("utf-8", "surrogatepass"))
         self._front.shared.requests.append(self._front.recorded(self._request, "FRAME", body, "websocket", size))
 
-    async def _work(self, stream_id: str | None, queue: asyncio.Queue[Body]) -> None:
-        """Answer the requests of one lane, one after the other."""
-        while True:
-            body = await queue.get()
-            async with self._places:
-                try:
-                    await self._turn(body, stream_id)
-                except ConnectionError:
-                    return  # the reading task sees the end of the connection too
+    async def _work(self, stream_id: str | None, body: Body) -> None:
+        try:
+            await self._turn(body, stream_id)
+        except ConnectionError:
+            return  # the reading task sees the end of the connection too
+        self._lanes.end(stream_id)
+        self._start()
+        if self._lanes.idle:
+            self._settled.set()
 
     async def _turn(self, body: Body, stream_id: str | None) -> None:
         try:
-            for step in self._steps(body):
+            for step in play(self._front.shared, Exchange(body, "websocket", stream_id), self._state):
                 await self._step(step, stream_id)
                 await asyncio.sleep(0)  # the other lanes' turn
         except ApiError as error:
-            await self._send(error.frame(stream_id))
+            await self._out.event(error.frame(stream_id))
         except ConnectionError:
             raise
         except Exception as error:
             self._front.shared.failures.append(error)
-            await self._send(ApiError(500, "The local server failed.").frame(stream_id))
-
-    def _steps(self, body: Body) -> Iterable[Step]:
-        scripted = self._front.scripted(body, self._state)
-        return self._front.shared.engine.respond(body, self._state) if scripted is None else scripted
+            await self._out.event(ApiError(500, "The local server failed.").frame(stream_id))
 
     async def _step(self, step: Step, stream_id: str | None) -> None:
-        if isinstance(step, HttpError):
-            await self._send(step.frame(stream_id))
-        elif isinstance(step, Pause):
-            await waited(step)
-        elif isinstance(step, Close):
-            await self._end(step)
-        elif isinstance(step, bytes):
-            await self._ws.send_frame(step, WSMsgType.TEXT)
-        elif isinstance(step, dict):
-            await self._send(step)
+        match step:
+            case dict():
+                await self._out.event(step)
+            case bytes():
+                await self._out.frame(step)
+            case NotJson():
+                await self._out.frame(step.data)
+            case HttpError():
+                await self._out.event(step.frame(stream_id))
+            case Binary():
+                await self._out.frame(step.data, WSMsgType.BINARY)
+            case Slowly():
+                await self._out.slowly(step)
+            case Close():
+                await self._end(step)
+            case Pause() | Delay():
+                await waited(step)
+
+    async def _shut(self, close: Close) -> None:
+        """End the connection from a task that answers nothing."""
+        with contextlib.suppress(ConnectionError):  # its very end
+            await self._end(close)
 
     async def _end(self, close: Close) -> None:
         """Close or cut the connection; the reading task then ends everything."""
         if close.code is not None:
-            await self._send_close(close.code, close.reason)
+            await self._out.close(close.code, close.reason)
             await asyncio.sleep(_CLOSING_TIME)
-        await cut(self._request)
-
-    async def _send(self, event: dict[str, Any]) -> None:
-        await self._ws.send_frame(dumps(event), WSMsgType.TEXT)
-
-
-async def waited(pause: Pause) -> None:
-    """Wait a scenario's pause out; polled, so that nothing is left behind when the request is cancelled meanwhile."""
-    pause.reached.set()
-    while not pause.event.is_set():
-        await asyncio.sleep(_POLL)
-
-
-async def cut(request: web.BaseRequest) -> NoReturn:
-    """Cut the TCP connection once what was written has left. Raises ConnectionResetError, to end the handler."""
-    transport = request.transport
-    while transport is not None and not transport.is_closing() and transport.get_write_buffer_size():
-        await asyncio.sleep(_POLL)
-    if transport is not None:
-        transport.abort()
-    raise ConnectionResetError("cut by the scenario")
+        await cut(self._request, reset=close.reset)
 
 
 def _decoded(text: str) -> Body:
@@ -181,10 +217,12 @@ def _decoded(text: str) -> Body:
     return body
 
 
-def _checked(body: Body) -> str | None:
+def _checked(body: Body, *, lanes: bool) -> str | None:
     """The lane of a client event. Raises `ApiError` for an event that is none."""
     if "type" not in body:
         raise missing("type")
     if body["type"] != "response.create":
-        raise invalid("Invalid value for 'type'. Supported values are: response.create.", "type")
+        raise invalid("Invalid value for 'type'. Supported values are: response.create, response.steer.", "type")
+    if not lanes and body.get("stream_id") is not None:
+        raise invalid("Unknown parameter: 'stream_id'.", "stream_id", "unknown_parameter")
     return check_stream_id(body.get("stream_id"))

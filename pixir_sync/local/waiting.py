@@ -1,0 +1,21 @@
+"""Waiting on the event loop for what another thread sets."""
+
+from __future__ import annotations
+
+import asyncio
+
+from pixir_sync.local.steps import Delay, Pause
+
+__all__ = ["waited"]
+
+_POLL = 0.002
+
+
+async def waited(step: Pause | Delay) -> None:
+    """Wait a step's time out. A pause is polled, so that nothing is left behind when the request is cancelled meanwhile."""
+    if isinstance(step, Delay):
+        await asyncio.sleep(step.seconds)
+        return
+    step.reached.set()
+    while not step.event.is_set():
+        await asyncio.sleep(_POLL)

@@ -1,0 +1,92 @@
+"""The writing half of one WebSocket: every frame in one piece, one after the other, quickly or slowly.
+
+Rules kept here:
+
+* ``_writing`` is held while a frame leaves, so that a pong never breaks into a frame that leaves slowly.
+* A client that has gone is a ConnectionError, which ends whoever writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import Any, NoReturn
+
+from aiohttp import WSMsgType, web
+
+from pixir_sync.local.steps import NotJson, Slowly, Wire
+from pixir_sync.protocol.codec import dumps
+
+__all__ = ["Writing", "cut", "payload_of", "trickled"]
+
+_POLL = 0.002
+
+
+class Writing:
+    """Sends frames on a WebSocket that was prepared."""
+
+    def __init__(self, ws: web.WebSocketResponse, request: web.BaseRequest) -> None:
+        self._ws, self._request = ws, request
+        # Held while one frame leaves.
+        self._writing = asyncio.Lock()
+
+    async def frame(self, payload: bytes, kind: WSMsgType = WSMsgType.TEXT) -> None:
+        """Send a frame."""
+        async with self._writing:
+            await self._ws.send_frame(payload, kind)
+
+    async def event(self, event: dict[str, Any]) -> None:
+        """Send an event."""
+        await self.frame(dumps(event))
+
+    async def slowly(self, step: Slowly) -> None:
+        """Send a text frame byte by byte, its head too."""
+        payload = payload_of(step.sent)
+        async with self._writing:
+            await trickled(self._request, _head(len(payload)) + payload, step)
+
+    async def close(self, code: int, reason: str = "") -> None:
+        """Send a close frame, and leave it to the reading task to see the client's; quiet if the client has gone."""
+        if not self._ws.closed:
+            try:
+                await self.frame(struct.pack("!H", code) + reason.encode(), WSMsgType.CLOSE)
+            except ConnectionError:
+                return  # the client has gone already
+
+
+def payload_of(sent: Wire) -> bytes:
+    """The bytes of what is sent."""
+    if isinstance(sent, bytes):
+        return sent
+    return sent.data if isinstance(sent, NotJson) else dumps(sent)
+
+
+def _head(size: int) -> bytes:
+    """The head of a text frame of this size, without a mask, as a server's is."""
+    if size < 126:
+        return struct.pack("!BB", 0x81, size)
+    return struct.pack("!BBH", 0x81, 126, size) if size < 1 << 16 else struct.pack("!BBQ", 0x81, 127, size)
+
+
+async def trickled(request: web.BaseRequest, data: bytes, pace: Slowly) -> None:
+    """Write these bytes to the connection in pieces, with time between them."""
+    for start in range(0, len(data), pace.size):
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        transport.write(data[start : start + pace.size])
+        await asyncio.sleep(pace.interval)
+
+
+async def cut(request: web.BaseRequest, *, reset: bool = False) -> NoReturn:
+    """Cut the TCP connection once what was written has left. Raises ConnectionResetError, to end the handler."""
+    transport = request.transport
+    while transport is not None and not transport.is_closing() and transport.get_write_buffer_size():
+        await asyncio.sleep(_POLL)
+    if transport is not None:
+        sock = transport.get_extra_info("socket")
+        if reset and sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+    raise ConnectionResetError("cut by the scenario")
