@@ -178,7 +178,6 @@ class Turn:
                 raise cancelled(token)
             view, take = look_up(kind, _PLAIN)
             take(assembler, data)
-            assembler.events += 1
             if view is Terminal:
                 if not self._failed(assembler):
                     self.engine.origins.note(assembler.output_items(), self._model)
@@ -187,6 +186,7 @@ class Turn:
             if not assembler.output_seen and is_output(kind):
                 assembler.output_seen = True
             if kind not in IGNORED:
+                assembler.events += 1
                 yield view(data)
 
     @staticmethod

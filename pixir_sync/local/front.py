@@ -109,7 +109,7 @@ class Front(web.Server):
         except ApiError as error:
             return self.json(error.body(), started, status=error.status, headers=error.headers)
         except ConnectionError:
-            raise
+            return web.Response()  # which nobody gets: an exception here would be logged as a fault of the server
         except Exception as error:
             self.shared.failures.append(error)
             return self.json(ApiError(500, "The local server failed.").body(), started, status=500)

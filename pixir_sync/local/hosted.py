@@ -24,42 +24,37 @@ Work = Callable[[Output, Json, Json], Iterator[Event]]
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """One kind: the prefix of its ids, the fields that it needs, those that are only known at the end, and its events.
+    """One kind: the prefix of its ids, the fields that it needs, those that are not known before its work, and its events.
 
-    ``stages`` are events without content, named behind the item's type; ``work`` writes what stands between the first and the
-    second of them. ``status``: whether the item has one.
+    An event is a stage, which has no content and is named behind the item's type, or a function that writes some. ``status``:
+    whether the item has one.
     """
 
     prefix: str
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    late: Mapping[str, Any] = field(default_factory=dict)
-    stages: tuple[str, ...] = ("in_progress", "completed")
-    work: Work | None = None
+    needs: Mapping[str, Any] = field(default_factory=dict)
+    early: Mapping[str, Any] = field(default_factory=dict)
+    events: tuple[str | Work, ...] = ("in_progress", "completed")
     status: bool = True
-    events: str | None = None
+    call_id: bool = False
 
 
 def write_hosted(part: HostedCall, output: Output) -> Iterator[Event]:
     """The events of one hosted call."""
     kind = _KINDS.get(part.type, _OTHER)
     item: Json = {"id": output.make_id(kind.prefix), "type": part.type}
-    if kind.status:
-        item["status"] = "in_progress"
-    if "call_id" in kind.defaults:
+    if kind.call_id:
         item["call_id"] = output.make_id("call")
-    item |= {**{name: value for name, value in kind.defaults.items() if name != "call_id"}, **part.fields}
-    added, place = output.added({**item, **kind.late})
+    item |= {**kind.needs, **part.fields}
+    added, place = output.added({**item, **kind.early, **({"status": "in_progress"} if kind.status else {})})
     yield added
-    family = kind.events or part.type
-    for number, stage in enumerate(kind.stages):
-        if number == len(kind.stages) - 1 and part.fields.get("status") == "failed":
-            stage = "failed"
-        yield output.event(f"{family}.{stage}", **place)
-        if number == 0 and kind.work is not None:
-            yield from kind.work(output, item, place)
-    if kind.work is not None and not kind.stages:
-        yield from kind.work(output, item, place)
-    yield output.done(item | ({"status": part.fields.get("status", "completed")} if kind.status else {}))
+    ending = part.fields.get("status", "completed")
+    for event in kind.events:
+        if callable(event):
+            yield from event(output, item, place)
+        else:
+            stage = "failed" if event == "completed" and ending == "failed" else event
+            yield output.event(f"{part.type}.{stage}", **place)
+    yield output.done(item | ({"status": ending} if kind.status else {}))
 
 
 def _code(output: Output, item: Json, place: Json) -> Iterator[Event]:
@@ -93,30 +88,28 @@ _PIXEL = (  # a PNG of one pixel
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
 )
 _SEARCH = {"type": "search", "query": "weather", "queries": ["weather"]}
+_SEARCHES = ("in_progress", "searching", "completed")
 _OTHER = _Kind("item")
 _KINDS: dict[str, _Kind] = {
-    "web_search_call": _Kind("ws", {"action": _SEARCH}, stages=("in_progress", "searching", "completed")),
-    "file_search_call": _Kind(
-        "fs", {"queries": ["weather"], "results": None}, stages=("in_progress", "searching", "completed")
-    ),
+    "web_search_call": _Kind("ws", {"action": _SEARCH}, events=_SEARCHES),
+    "file_search_call": _Kind("fs", {"queries": ["weather"], "results": None}, events=_SEARCHES),
     "code_interpreter_call": _Kind(
         "ci",
         {"code": "print(1 + 1)", "container_id": "cntr_1", "outputs": None},
-        late={"code": ""},
-        stages=("in_progress", "interpreting", "completed"),
-        work=_code,
+        early={"code": ""},
+        events=("in_progress", _code, "interpreting", "completed"),
     ),
     "image_generation_call": _Kind(
-        "ig", {"result": _PIXEL}, late={"result": None}, stages=("in_progress", "generating", "completed"), work=_image
+        "ig", {"result": _PIXEL}, early={"result": None}, events=("in_progress", "generating", _image, "completed")
     ),
     "mcp_call": _Kind(
         "mcp",
         {"name": "lookup", "server_label": "local", "arguments": "{}", "output": "found"},
-        late={"arguments": "", "output": None},
-        work=_mcp,
+        early={"arguments": "", "output": None},
+        events=("in_progress", _mcp, "completed"),
     ),
-    "mcp_list_tools": _Kind("mcpl", {"server_label": "local", "tools": []}, late={"tools": []}, status=False),
+    "mcp_list_tools": _Kind("mcpl", {"server_label": "local", "tools": []}, early={"tools": []}, status=False),
     "shell_call": _Kind(
-        "sh", {"call_id": None, "action": {"commands": ["ls"]}}, late={"action": {"commands": []}}, stages=(), work=_shell
+        "sh", {"action": {"commands": ["ls"]}}, early={"action": {"commands": []}}, events=(_shell,), call_id=True
     ),
 }

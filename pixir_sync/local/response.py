@@ -9,7 +9,7 @@ __all__ = ["response_object", "usage_object"]
 # Echoed as they were sent; null where they were not.
 _ECHOED = (
     "instructions", "max_output_tokens", "max_tool_calls", "previous_response_id", "prompt", "prompt_cache_key",
-    "prompt_cache_retention", "safety_identifier", "user",
+    "prompt_cache_options", "prompt_cache_retention", "safety_identifier", "user",
 )  # fmt: skip
 # Echoed as they were sent; this where they were not.
 _DEFAULTS: dict[str, Any] = {

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pixir_sync.local.engine import Engine
 from pixir_sync.local.faults import Fault
 from pixir_sync.local.faults.placing import Board, Placed, When
-from pixir_sync.local.recording import Recorded
+from pixir_sync.local.recording import Requests
 from pixir_sync.local.rules import Models
 from pixir_sync.local.running import Running
 from pixir_sync.local.scenario import Scenario
@@ -101,12 +101,12 @@ class LocalServer:
         return Placed(self._shared.faults, faults, times, when, required)
 
     @property
-    def requests(self) -> list[Recorded]:
+    def requests(self) -> Requests:
         """Every HTTP request and WebSocket frame that arrived, in order; each is here before its answer begins."""
         return self._shared.requests
 
     @property
-    def upgrades(self) -> list[Recorded]:
+    def upgrades(self) -> Requests:
         """Every WebSocket upgrade that was asked for, the refused ones too."""
         return self._shared.upgrades
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from pixir_sync.local.engine import Engine
 from pixir_sync.local.faults.placing import Board
-from pixir_sync.local.recording import Recorded
+from pixir_sync.local.recording import Requests
 from pixir_sync.local.scenario import Scenario
 
 __all__ = ["Settings", "Shared"]
@@ -35,6 +35,6 @@ class Shared:
     faults: Board
     scenario: Scenario | None = None
     connections: int = 0
-    requests: list[Recorded] = field(default_factory=list)
-    upgrades: list[Recorded] = field(default_factory=list)
+    requests: Requests = field(default_factory=Requests)
+    upgrades: Requests = field(default_factory=Requests)
     failures: list[Exception] = field(default_factory=list)

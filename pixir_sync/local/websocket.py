@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Socket"]
 
 _CLOSING_TIME = 1.0
+_MORE = 1 << 20
 
 Body = dict[str, Any]
 
@@ -49,8 +50,10 @@ class Socket:
         self._ws = web.WebSocketResponse(
             timeout=_CLOSING_TIME,
             compress=self._settings.compression,
-            max_msg_size=self._settings.frame_limit,
+            # aiohttp resets a connection where more is to come: a client would lose the close frame. So it takes somewhat more.
+            max_msg_size=self._settings.frame_limit * 2 + _MORE,
             autoping=False,
+            autoclose=False,
         )
         self._state = Connection()
         self._lanes: Schedule[Body] = Schedule()
@@ -73,6 +76,7 @@ class Socket:
                 await self._read(message.type, message.data)
         finally:
             self._front.sockets.discard(self)
+            self._out.end()
             self._state.close()
             for task in self._tasks:
                 task.cancel()
@@ -88,7 +92,9 @@ class Socket:
         await self._out.event(event)
 
     async def _read(self, kind: WSMsgType, data: Any) -> None:
-        if kind is WSMsgType.TEXT:
+        if kind is WSMsgType.TEXT and len(data) > self._settings.frame_limit // 4 and _size(data) > self._settings.frame_limit:
+            await self._out.close(1009, "message too big")
+        elif kind is WSMsgType.TEXT:
             await self._take(data)
         elif kind is WSMsgType.BINARY:
             await self._out.close(1003, "text frames only")
@@ -130,8 +136,7 @@ class Socket:
         """Record a frame and put its request into its lane, or answer at once."""
         stream_id: str | None = None
         try:
-            body = _decoded(text)
-            self._record(body, text)
+            body = self._decoded(text)
             if body.get("type") == "response.steer":
                 await self._out.event(self._front.shared.engine.steer(body, self._state))
                 return
@@ -148,9 +153,18 @@ class Socket:
         for stream_id, body in self._lanes.start():
             self._spawn(self._work(stream_id, body))
 
-    def _record(self, body: Any, text: str) -> None:
-        size = len(text.encode("utf-8", "surrogatepass"))
-        self._front.shared.requests.append(self._front.recorded(self._request, "FRAME", body, "websocket", size))
+    def _decoded(self, text: str) -> Body:
+        """The client's event, recorded. Raises `ApiError` for what is none."""
+        body: Any = None
+        try:
+            body = loads(text)
+        except CodecError:
+            raise invalid("We could not parse the JSON of your message.", code="invalid_json") from None
+        finally:
+            self._front.shared.requests.append(self._front.recorded(self._request, "FRAME", body, "websocket", _size(text)))
+        if not isinstance(body, dict):
+            raise invalid("The message is not a JSON object.", code="invalid_json")
+        return body
 
     async def _work(self, stream_id: str | None, body: Body) -> None:
         try:
@@ -207,14 +221,9 @@ class Socket:
         await cut(self._request, reset=close.reset)
 
 
-def _decoded(text: str) -> Body:
-    try:
-        body = loads(text)
-    except CodecError:
-        raise invalid("We could not parse the JSON of your message.", code="invalid_json") from None
-    if not isinstance(body, dict):
-        raise invalid("The message is not a JSON object.", code="invalid_json")
-    return body
+def _size(text: str) -> int:
+    """The bytes of a text frame."""
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def _checked(body: Body, *, lanes: bool) -> str | None:

@@ -30,6 +30,7 @@ class Writing:
         self._ws, self._request = ws, request
         # Held while one frame leaves.
         self._writing = asyncio.Lock()
+        self._closed = False
 
     async def frame(self, payload: bytes, kind: WSMsgType = WSMsgType.TEXT) -> None:
         """Send a frame."""
@@ -47,12 +48,20 @@ class Writing:
             await trickled(self._request, _head(len(payload)) + payload, step)
 
     async def close(self, code: int, reason: str = "") -> None:
-        """Send a close frame, and leave it to the reading task to see the client's; quiet if the client has gone."""
-        if not self._ws.closed:
+        """Send a close frame, once, and leave it to the reading task to see the client's; quiet if the client has gone."""
+        if not self._closed:
+            self._closed = True
             try:
                 await self.frame(struct.pack("!H", code) + reason.encode(), WSMsgType.CLOSE)
             except ConnectionError:
                 return  # the client has gone already
+
+
+    def end(self) -> None:
+        """The client has closed. Where that was its answer to ours, nothing more is to be said: aiohttp would close again."""
+        transport = self._request.transport
+        if self._closed and transport is not None:
+            transport.close()
 
 
 def payload_of(sent: Wire) -> bytes:
