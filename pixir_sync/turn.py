@@ -178,6 +178,8 @@ class Turn:
                 raise cancelled(token)
             view, take = look_up(kind, _PLAIN)
             take(assembler, data)
+            shown = kind not in IGNORED
+            assembler.events += shown
             if view is Terminal:
                 if not self._failed(assembler):
                     self.engine.origins.note(assembler.output_items(), self._model)
@@ -185,8 +187,7 @@ class Turn:
                 return
             if not assembler.output_seen and is_output(kind):
                 assembler.output_seen = True
-            if kind not in IGNORED:
-                assembler.events += 1
+            if shown:
                 yield view(data)
 
     @staticmethod
