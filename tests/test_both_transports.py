@@ -118,6 +118,7 @@ def renamed(events: list[Json], name: str | None = None) -> list[Step]:
 
 @pytest.mark.row("A20")
 @given(st.lists(st.sampled_from(BEFORE), max_size=12), lasts)
+@example([{"x": 1}], None)  # an object without a type is no event
 def test_any_answer_is_the_same_over_both(pair: Pair, before: list[Json], last: Json | None) -> None:
     """Legal or not, with or without a terminal event: the same events, and an equal result or the same error."""
     over_websocket, over_http = pair.play(renamed([*before, last] if last is not None else before))

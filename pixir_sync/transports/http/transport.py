@@ -79,7 +79,8 @@ class HttpTransport(Transport):
                     finished = True
                     response.finish(_REUSE_WAIT)
                     return
-                guard.expect_next()
+                if any(isinstance(data.get("type"), str) for data in batch):  # an object of no type is no progress
+                    guard.expect_next()
         finally:
             if not finished:
                 response.abandon()
