@@ -111,7 +111,7 @@ class _Facts:
         elif kind == "message":
             self._message(item)
         elif kind == "compaction":
-            self.users += sealed.users_of(item)
+            self.users = sealed.users_of(item)  # it stands for everything before it
             self.outputs = []
 
     def _message(self, item: Item) -> None:

@@ -4,7 +4,8 @@ Rules kept here:
 
 * Sequence numbers begin at 0 for each response and have no gap, in the order in which the events leave.
 * One output token is one delta. What may be said ends at ``max_output_tokens``, or where a steer came in; it ends between two
-  deltas, and what was begun is then closed as incomplete. The arguments of a call are never broken off by a steer.
+  deltas, and what was begun is then closed as incomplete. From the first call on a steer has to wait: the call's output, which
+  only the client has, comes first.
 * Every event is a tree of its own: what a consumer holds never changes afterwards.
 """
 
@@ -21,7 +22,10 @@ Event = dict[str, Any]
 
 
 class Output:
-    """One response's output. ``limit`` is its ``max_output_tokens``; ``steered`` tells whether a steer has come in."""
+    """One response's output. ``limit`` is its ``max_output_tokens``; ``steered`` tells whether a steer has come in.
+
+    ``cut`` says why nothing more may be said; ``calls``, whether the client's tools were called.
+    """
 
     def __init__(
         self, model: str, *, make_id: Callable[[str], str], limit: int | None, steered: Callable[[], bool], encrypted: bool
@@ -30,6 +34,7 @@ class Output:
         self.items: list[dict[str, Any]] = []
         self.cut: Incomplete | None = None
         self.tokens = self.reasoning_tokens = 0
+        self.calls = False
         self._limit, self._steered = limit, steered
         self._number = 0
 
@@ -39,20 +44,18 @@ class Output:
         self._number += 1
         return event
 
-    def ends(self, *, steerable: bool = True) -> bool:
+    def ends(self) -> bool:
         """Whether nothing more may be said; ``cut`` then says why."""
         if self.cut is None and self._limit is not None and self.tokens >= self._limit:
             self.cut = Incomplete()
-        if self.cut is None and steerable and self._steered():
+        if self.cut is None and not self.calls and self._steered():
             self.cut = Incomplete("steered")
         return self.cut is not None
 
-    def deltas(
-        self, kind: str, pieces: Iterable[str], said: list[str], *, steerable: bool = True, **place: Any
-    ) -> Iterator[Event]:
+    def deltas(self, kind: str, pieces: Iterable[str], said: list[str], **place: Any) -> Iterator[Event]:
         """One delta event per piece while more may be said; ``said`` collects what was."""
         for piece in pieces:
-            if self.ends(steerable=steerable):
+            if self.ends():
                 return
             self.tokens += 1
             said.append(piece)

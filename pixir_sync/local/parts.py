@@ -110,13 +110,14 @@ def _reasoning_text(text: str, output: Output, place: Event, content: list[dict[
 def _call(
     output: Output, part: FunctionCall | CustomCall, kind: str, prefix: str, field: str, given: str
 ) -> Iterator[Event]:
+    output.calls = True
     call_id = part.call_id or output.make_id("call")
     item = {"id": output.make_id(prefix), "type": kind, "call_id": call_id, "name": part.name}
     added, place = output.added({**item, "status": "in_progress", field: ""})
     yield added
     events = "function_call_arguments" if field == "arguments" else "custom_tool_call_input"
     said: list[str] = []
-    yield from output.deltas(f"{events}.delta", pieces(given, _CALL_PIECE), said, steerable=False, **place)
+    yield from output.deltas(f"{events}.delta", pieces(given, _CALL_PIECE), said, **place)
     text = "".join(said)
     yield output.event(f"{events}.done", **place, **{field: text})
     yield output.done({**item, "status": output.status(), field: text})

@@ -79,14 +79,14 @@ def input_items(engine: Engine, response_id: str, query: Mapping[str, str]) -> J
 
 
 def compact(engine: Engine, body: Json) -> Json:
-    """The whole context as its user messages and one compaction item, which counts for what else was in it."""
+    """The whole context as its user messages and one compaction item, which stands for everything."""
     clean, context = _counted(engine, body)
     kept = [
         {"id": engine.item_id(item), "status": "completed", **item}
         for item in context.all_items()
         if item["type"] == "message" and item["role"] == "user"
     ]
-    content = seal_compaction(context.users - len(kept))
+    content = seal_compaction(context.users)
     item = {"id": engine.make_id("cmp"), "type": "compaction", "encrypted_content": content}
     engine.store.keep(kept)
     sent = context.tokens + tokens_of(clean.get("instructions"))
