@@ -33,6 +33,6 @@ from pixir_sync.local.steps import Binary, Close, Delay, HttpError, Pause, Step
 
 __all__ = [
     "Answer", "Binary", "Close", "CustomCall", "Delay", "Failed", "FunctionCall", "HostedCall", "HttpError",
-    "Incomplete", "LocalServer", "Pause", "Placed", "Reasoning", "Recorded", "Refusal", "Requests", "Scenario", "Script", "Step", "Text", "faults",
-    "serve",
+    "Incomplete", "LocalServer", "Pause", "Placed", "Reasoning", "Recorded", "Refusal", "Requests", "Scenario", "Script",
+    "Step", "Text", "faults", "serve",
 ]  # fmt: skip

@@ -7,7 +7,8 @@ Rules kept here:
 * Calls and their outputs pair up: an output needs an open call before it, and a request may not end with an open
   call. (An output given twice has no open call the second time.)
 * A context reached by continuation and one sent in full give the same facts, so that the model answers both alike.
-* One token is four bytes of JSON, rounded up per item. Nobody's tokenizer, but it counts what was really sent.
+* One token is four bytes of JSON, rounded up per item. Nobody's tokenizer, but it counts what was really sent. An id and a
+  status count nothing, so that stored or not, chained or in full, one conversation is as long.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from pixir_sync.protocol.codec import CodecError, dumps
 __all__ = ["EMPTY", "Context", "tokens_of"]
 
 Item = dict[str, Any]
+
+_UNCOUNTED = ("id", "status")
 
 CALLS = {"function_call": "function call", "custom_tool_call": "custom tool call"}
 OUTPUTS = {"function_call_output": "function_call", "custom_tool_call_output": "custom_tool_call"}
@@ -86,7 +89,7 @@ class Context:
         facts = _Facts(self.users, self.last_user, list(self.outputs), dict(self.open_calls))
         tokens = self.tokens
         for item in items:
-            tokens += tokens_of(item)
+            tokens += tokens_of({key: value for key, value in item.items() if key not in _UNCOUNTED})
             facts.take(item)
         return Context(
             self, items, tokens, facts.users, facts.last_user, tuple(facts.outputs), facts.open_calls

@@ -2,7 +2,7 @@
 
 Rules kept here:
 
-* One table. A kind that is not in it is announced and done, with ``in_progress`` and ``completed`` between.
+* One table. A kind that is not in it is announced and done, with no event between.
 * Of ``output_item.added`` the fields are what is known before the work; the done item has the result.
 """
 
@@ -27,14 +27,14 @@ class _Kind:
     """One kind: the prefix of its ids, the fields that it needs, those that are not known before its work, and its events.
 
     An event is a stage, which has no content and is named behind the item's type, or a function that writes some. ``status``:
-    whether the item has one.
+    with which the item begins, None where it has none. ``call_id``: whether it has one of its own.
     """
 
     prefix: str
     needs: Mapping[str, Any] = field(default_factory=dict)
     early: Mapping[str, Any] = field(default_factory=dict)
-    events: tuple[str | Work, ...] = ("in_progress", "completed")
-    status: bool = True
+    events: tuple[str | Work, ...] = ()
+    status: str | None = "in_progress"
     call_id: bool = False
 
 
@@ -45,7 +45,7 @@ def write_hosted(part: HostedCall, output: Output) -> Iterator[Event]:
     if kind.call_id:
         item["call_id"] = output.make_id("call")
     item |= {**kind.needs, **part.fields}
-    added, place = output.added({**item, **kind.early, **({"status": "in_progress"} if kind.status else {})})
+    added, place = output.added({**item, **kind.early, **({"status": kind.status} if kind.status else {})})
     yield added
     ending = part.fields.get("status", "completed")
     for event in kind.events:
@@ -89,7 +89,8 @@ _PIXEL = (  # a PNG of one pixel
 )
 _SEARCH = {"type": "search", "query": "weather", "queries": ["weather"]}
 _SEARCHES = ("in_progress", "searching", "completed")
-_OTHER = _Kind("item")
+_RESULT = {"stdout": "", "stderr": "", "outcome": {"type": "exit", "exit_code": 0}}
+_OTHER = _Kind("item", events=(), status=None)
 _KINDS: dict[str, _Kind] = {
     "web_search_call": _Kind("ws", {"action": _SEARCH}, events=_SEARCHES),
     "file_search_call": _Kind("fs", {"queries": ["weather"], "results": None}, events=_SEARCHES),
@@ -108,8 +109,23 @@ _KINDS: dict[str, _Kind] = {
         early={"arguments": "", "output": None},
         events=("in_progress", _mcp, "completed"),
     ),
-    "mcp_list_tools": _Kind("mcpl", {"server_label": "local", "tools": []}, early={"tools": []}, status=False),
+    "mcp_list_tools": _Kind(
+        "mcpl", {"server_label": "local", "tools": []}, early={"tools": []}, events=("in_progress", "completed"), status=None
+    ),
+    "mcp_approval_request": _Kind("mcpr", {"name": "lookup", "server_label": "local", "arguments": "{}"}, status=None),
+    "mcp_approval_response": _Kind("mcpa", {"approval_request_id": "mcpr_1", "approve": True}, status=None),
     "shell_call": _Kind(
         "sh", {"action": {"commands": ["ls"]}}, early={"action": {"commands": []}}, events=(_shell,), call_id=True
     ),
+    "shell_call_output": _Kind("sho", {"output": [_RESULT]}, call_id=True),
+    "local_shell_call": _Kind("lsh", {"action": {"type": "exec", "command": ["ls"], "env": {}}}, call_id=True),
+    "local_shell_call_output": _Kind("lsho", {"output": ""}, call_id=True),
+    "computer_call": _Kind("cu", {"action": {"type": "screenshot"}, "pending_safety_checks": []}, call_id=True),
+    "computer_call_output": _Kind("cuo", {"output": {"type": "computer_screenshot"}}, call_id=True),
+    "apply_patch_call": _Kind("apc", {"operation": {"type": "delete_file", "path": "a.txt"}}, call_id=True),
+    "apply_patch_call_output": _Kind("apco", {"output": ""}, status="completed", call_id=True),
+    "tool_search_call": _Kind("tsc", {"arguments": {}, "execution": "server", "call_id": None}),
+    "tool_search_output": _Kind("tso", {"execution": "server", "tools": [], "call_id": None}),
+    "program": _Kind("prg", {"code": "1", "fingerprint": "fp"}, status=None, call_id=True),
+    "program_output": _Kind("prgo", {"result": "1"}, status="completed", call_id=True),
 }

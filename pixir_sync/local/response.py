@@ -9,7 +9,7 @@ __all__ = ["response_object", "usage_object"]
 # Echoed as they were sent; null where they were not.
 _ECHOED = (
     "instructions", "max_output_tokens", "max_tool_calls", "previous_response_id", "prompt", "prompt_cache_key",
-    "prompt_cache_options", "prompt_cache_retention", "safety_identifier", "user",
+    "prompt_cache_retention", "safety_identifier", "user",
 )  # fmt: skip
 # Echoed as they were sent; this where they were not.
 _DEFAULTS: dict[str, Any] = {
@@ -30,6 +30,7 @@ _DEFAULTS: dict[str, Any] = {
 def response_object(body: dict[str, Any], response_id: str, created_at: int) -> dict[str, Any]:
     """The response as it begins: the request echoed, nothing put out yet."""
     reasoning, text = body.get("reasoning") or {}, body.get("text") or {}
+    caching = body.get("prompt_cache_options") or {}
     conversation = body.get("conversation")
     return {
         "id": response_id,
@@ -43,6 +44,7 @@ def response_object(body: dict[str, Any], response_id: str, created_at: int) -> 
         "error": None,
         "incomplete_details": None,
         "conversation": {"id": conversation} if isinstance(conversation, str) else conversation,
+        "prompt_cache_options": {"mode": caching.get("mode", "implicit"), "ttl": caching.get("ttl", "30m")},
         "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
         "text": {"format": text.get("format") or {"type": "text"}, "verbosity": text.get("verbosity", "medium")},
         **{name: body.get(name) for name in _ECHOED},

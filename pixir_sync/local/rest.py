@@ -14,6 +14,7 @@ from typing import Any
 from pixir_sync.local.context import Context, tokens_of
 from pixir_sync.local.engine import Engine
 from pixir_sync.local.errors import ApiError, invalid, not_found
+from pixir_sync.local.listing import as_listed
 from pixir_sync.local.response import usage_object
 from pixir_sync.local.rules import check_body
 from pixir_sync.local.sealed import seal_compaction
@@ -68,7 +69,7 @@ def input_items(engine: Engine, response_id: str, query: Mapping[str, str]) -> J
     limit = query.get("limit", "20")
     if not limit.isdecimal() or not 1 <= int(limit) <= 100:
         raise invalid("Invalid 'limit': expected from 1 to 100.", "limit")
-    page = items[: int(limit)]
+    page = [as_listed(item) for item in items[: int(limit)]]
     return {
         "object": "list",
         "data": page,

@@ -21,7 +21,8 @@ class Refuse(Fault):
     """A request is answered by an error, after so many events of its answer (0: instead of one).
 
     ``status`` None leaves it out, ``code`` may be None or a number; ``type`` follows from the status; ``headers`` such as
-    Retry-After go with it. Shapes:
+    Retry-After go with it. ``shape`` None is the service's own: ``nested``, and ``flat`` behind the first event over HTTP.
+    Shapes:
 
     * ``nested``: ``{"type": "error", "status", "error": {type, code, message, param}}``; over HTTP a status, and the body
       ``{"error": ...}``.
@@ -38,7 +39,7 @@ class Refuse(Fault):
     code: str | int | None = "server_error"
     message: str = "The server had an error while processing your request."
     type: str | None = None
-    shape: Shape = "nested"
+    shape: Shape | None = None
     after: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -49,7 +50,8 @@ class Refuse(Fault):
         elif exchange.transport != "websocket" and self.after == 0 and self.shape not in _AS_EVENTS:
             yield HttpError(self.status or 500, self._body(), dict(self.headers))
         else:
-            for event in self._events(before, steps):
+            shape = self.shape or ("nested" if exchange.transport == "websocket" else "flat")
+            for event in self._events(shape, before, steps):
                 yield tagged(event, exchange)
 
     def _error(self) -> dict[str, Any]:
@@ -70,10 +72,10 @@ class Refuse(Fault):
             case _:
                 return {"error": self._error()}
 
-    def _events(self, before: list[dict[str, Any]], steps: Steps) -> list[dict[str, Any]]:
+    def _events(self, shape: Shape, before: list[dict[str, Any]], steps: Steps) -> list[dict[str, Any]]:
         number = len(before)
         flat = {**self._error(), "type": "error", "sequence_number": number}
-        match self.shape:
+        match shape:
             case "flat":
                 return [flat]
             case "failed":
