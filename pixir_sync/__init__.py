@@ -4,71 +4,28 @@
 >>> with Provider(model="gpt-5.5").stream("Say hi") as stream:  # doctest: +SKIP
 ...     for event in stream:
 ...         print(event.text, end="", flush=True)
+
+The public names are those of `pixir_sync.public`. They are imported when the first of them is used: every run of pytest imports
+this package for its plugin, whether a test uses it or not.
 """
 
-from pixir_sync.cancellation import CancelToken
-from pixir_sync.config import Keepalive, Network, PoolOptions, ProviderConfig, Timeouts
-from pixir_sync.credentials import ApiKey, Credential
-from pixir_sync.hooks import Hook, HookEvent
-from pixir_sync.protocol.errors import (
-    Cancelled,
-    ConnectFailed,
-    ConnectionLost,
-    ConnectTimeout,
-    ContextOverflow,
-    DeadlineExceeded,
-    FirstEventTimeout,
-    FrameTooLarge,
-    HandshakeRefused,
-    IdleTimeout,
-    InvalidRequest,
-    InvalidResponse,
-    ModelNotSupported,
-    NotAuthenticated,
-    Overloaded,
-    PermissionDenied,
-    PixirError,
-    PoolTimeout,
-    ProviderClosed,
-    ProviderError,
-    QuotaExceeded,
-    RateLimited,
-    ResponseCancelled,
-    ResponseFailed,
-    SessionBusy,
-    TotalTimeout,
-    TransportError,
-    UsageLimitReached,
-    WriteTimeout,
-)
-from pixir_sync.protocol.events import (
-    Event,
-    FunctionCallDelta,
-    ItemDone,
-    ReasoningDelta,
-    RefusalDelta,
-    Terminal,
-    TextDelta,
-)
-from pixir_sync.protocol.items import assistant, image, tool_output, user
-from pixir_sync.protocol.messages import from_messages
-from pixir_sync.protocol.request import Request
-from pixir_sync.protocol.result import FunctionCall, Result, Usage
-from pixir_sync.protocol.retry import RetryPolicy
-from pixir_sync.protocol.schema import tool_spec
-from pixir_sync.provider import Provider
-from pixir_sync.stream import ResponseStream
-from pixir_sync.transports.base import Call, Transport
-from pixir_sync.version import __version__
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "ApiKey", "Call", "CancelToken", "Cancelled", "ConnectFailed", "ConnectTimeout", "ConnectionLost", "ContextOverflow",
-    "Credential", "DeadlineExceeded", "Event", "FirstEventTimeout", "FrameTooLarge", "FunctionCall", "FunctionCallDelta",
-    "HandshakeRefused", "Hook", "HookEvent", "IdleTimeout", "InvalidRequest", "InvalidResponse", "ItemDone", "Keepalive",
-    "ModelNotSupported", "Network", "NotAuthenticated", "Overloaded", "PermissionDenied", "PixirError", "PoolOptions",
-    "PoolTimeout", "Provider", "ProviderClosed", "ProviderConfig", "ProviderError", "QuotaExceeded", "RateLimited",
-    "ReasoningDelta", "RefusalDelta", "Request", "ResponseCancelled", "ResponseFailed", "ResponseStream", "Result",
-    "RetryPolicy", "SessionBusy", "Terminal", "TextDelta", "Timeouts", "TotalTimeout", "Transport", "TransportError",
-    "UsageLimitReached", "Usage", "WriteTimeout", "__version__", "assistant", "from_messages", "image", "tool_output",
-    "tool_spec", "user",
-]  # fmt: skip
+if TYPE_CHECKING:
+    from pixir_sync.public import *  # noqa: F403
+    from pixir_sync.public import __all__ as __all__
+else:  # unseen by a type checker, which would take any name for one that this gives
+
+    def __getattr__(name: str) -> Any:
+        """A public name at its first use: all of them are there from then on."""
+        from importlib import import_module
+
+        public = import_module("pixir_sync.public")
+        if name != "__all__" and name not in public.__all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals().update({public_name: getattr(public, public_name) for public_name in ["__all__", *public.__all__]})
+        return globals()[name]
+
+    def __dir__() -> list[str]:
+        """What a shell completes."""
+        return sorted({*globals(), *__getattr__("__all__")})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from inspect import getattr_static
@@ -19,6 +20,7 @@ from pixir_sync.urls import check_url, join, split
 
 __all__ = ["Keepalive", "Network", "PoolOptions", "ProviderConfig", "Timeouts", "resolve"]
 
+BASE_VARIABLE = "OPENAI_BASE_URL"
 TRANSPORTS = ("auto", "websocket", "http_sse", "sse")
 
 
@@ -224,8 +226,18 @@ def resolve(options: Mapping[str, Any]) -> ProviderConfig:
             raise unknown_name("option", name, [*_NAMES, "config"])
     given |= {name: setting(name, given[name]) for name in _SHORTHAND if name in given}
     made = replace(config or ProviderConfig(), **given)
+    if made.base_url is None and made.endpoint is None:
+        made = replace(made, base_url=_environment_base(made))
     _check(made)
     return replace(made, model=default_model(made.model))
+
+
+def _environment_base(config: ProviderConfig) -> str | None:
+    """``OPENAI_BASE_URL``, for where neither a base nor an endpoint is given. Raises `InvalidRequest` that names the variable."""
+    found = os.environ.get(BASE_VARIABLE, "").strip()
+    if found:
+        check_url(BASE_VARIABLE, found, ("http", "https"), config.network.allow_insecure)
+    return found or None
 
 
 def _check(config: ProviderConfig) -> None:

@@ -43,7 +43,7 @@ class Provider:
         model: the model of calls that name none. Default: ``PIXIR_MODEL``, the configuration file, `catalog.DEFAULT_MODEL`.
         api_key: a string, or a callable that gives one. Default: ``OPENAI_API_KEY``, read at each call.
         credential: an object with ``headers()`` and ``identity``, in place of a key (`credentials.Credential`).
-        endpoint: the name of a preset (``openai``, ``chatgpt``, ``xai``, ``vercel``). base_url: default
+        endpoint: the name of a preset (``openai``, ``chatgpt``, ``xai``, ``vercel``). base_url: default ``OPENAI_BASE_URL``, else
             ``https://api.openai.com/v1``; plain http goes to this machine only. websocket_url: where it differs.
         organization, project, originator: sent as headers.
         transport: ``"auto"`` (WebSocket, and HTTP where that cannot be had), ``"websocket"``, ``"http_sse"`` (alias ``"sse"``),

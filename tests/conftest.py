@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from tests.support.both import TransportName
 
 pytest_plugins = ["tests.support.rows", "pytester"]
+
+# Where a developer's own programs go is no place for tests.
+os.environ.pop("OPENAI_BASE_URL", None)
 
 # A busy machine is no fault of the code: time limits are pytest-timeout's business.
 settings.register_profile("house", deadline=None)

@@ -449,7 +449,7 @@ def test_a_compacted_conversation_goes_on(server: LocalServer, provider: Provide
     """The output of compact begins a new history, in which the server still counts the messages of the old one."""
     whole = provider.compact([user("one"), assistant("1"), user("two")], instructions="Be brief.", temperature=0)
     assert set(server.requests[0].body) == {"model", "input", "instructions"}
-    assert [item["type"] for item in whole["output"]] == ["compaction"]
+    assert [item["type"] for item in whole["output"]] == ["message", "message", "compaction"]  # the user's, and what stands for all
     assert provider.complete([*whole["output"], user("three")]).text == "Heard: three (context: 3)"
 
 

@@ -29,10 +29,10 @@ from pixir_sync.local.faults.placing import Placed
 from pixir_sync.local.recording import Recorded, Requests
 from pixir_sync.local.scenario import Scenario, Script
 from pixir_sync.local.server import LocalServer, serve
-from pixir_sync.local.steps import Binary, Close, Delay, HttpError, Pause, Step
+from pixir_sync.local.steps import Binary, Close, Delay, Finish, Head, HttpError, NotJson, Pause, Step, Together
 
 __all__ = [
-    "Answer", "Binary", "Close", "CustomCall", "Delay", "Failed", "FunctionCall", "HostedCall", "HttpError",
-    "Incomplete", "LocalServer", "Pause", "Placed", "Reasoning", "Recorded", "Refusal", "Requests", "Scenario", "Script",
-    "Step", "Text", "faults", "serve",
+    "Answer", "Binary", "Close", "CustomCall", "Delay", "Failed", "Finish", "FunctionCall", "Head", "HostedCall", "HttpError",
+    "Incomplete", "LocalServer", "NotJson", "Pause", "Placed", "Reasoning", "Recorded", "Refusal", "Requests", "Scenario",
+    "Script", "Step", "Text", "Together", "faults", "serve",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from pixir_sync.local.answers import Answer
 from pixir_sync.local.faults import Exchange
 from pixir_sync.local.scenario import given
 from pixir_sync.local.state import Connection
-from pixir_sync.local.steps import HttpError, Step
+from pixir_sync.local.steps import HttpError, Step, events_in
 
 if TYPE_CHECKING:
     from pixir_sync.local.shared import Shared
@@ -29,8 +29,9 @@ def play(shared: Shared, exchange: Exchange, connection: Connection | None) -> I
     for step in shared.faults.on_answer(_source(shared, exchange, connection), exchange):
         if isinstance(step, HttpError):
             shared.engine.observe(exchange.body, connection, step.frame())
-        elif isinstance(step, dict) and step.get("type") in ("error", "response.failed"):
-            shared.engine.observe(exchange.body, connection, step)
+        for event in events_in(step):
+            if event.get("type") in ("error", "response.failed"):
+                shared.engine.observe(exchange.body, connection, event)
         yield step
 
 
@@ -44,6 +45,6 @@ def _source(shared: Shared, exchange: Exchange, connection: Connection | None) -
         if isinstance(step, Answer):
             yield from engine.respond(body, connection, step)
         else:
-            if isinstance(step, dict):
-                engine.observe(body, connection, step)
+            for event in events_in(step):
+                engine.observe(body, connection, event)
             yield step

@@ -15,7 +15,7 @@ from typing import Any
 from pixir_sync.local.answers import Answer
 from pixir_sync.local.steps import Step
 
-__all__ = ["Reply", "Scenario", "Script", "given"]
+__all__ = ["Reply", "Scenario", "Script", "begun", "given"]
 
 Body = dict[str, Any]
 
@@ -33,12 +33,22 @@ class Script:
     """
 
     def __init__(self, *replies: Scenario | Iterable[Step] | None) -> None:
-        self._replies: Iterator[Scenario | Iterable[Step] | None] = iter(replies)
+        self._replies = replies
+        self._left: Iterator[Scenario | Iterable[Step] | None] = iter(replies)
+
+    def anew(self) -> Script:
+        """The same script from its beginning: each server that is given one plays all of it."""
+        return Script(*self._replies)
 
     def __call__(self, body: Body) -> Reply:
         """The next reply."""
-        reply = next(self._replies, None)
+        reply = next(self._left, None)
         return reply(body) if callable(reply) else reply
+
+
+def begun(scenario: Scenario | None) -> Scenario | None:
+    """The scenario as a server plays it: a script from its beginning, whoever else was given it."""
+    return scenario.anew() if isinstance(scenario, Script) else scenario
 
 
 def given(scenario: Scenario | None, body: Body) -> Iterable[Step] | None:

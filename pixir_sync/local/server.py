@@ -21,7 +21,7 @@ from pixir_sync.local.faults.placing import Board, Placed, When
 from pixir_sync.local.recording import Requests
 from pixir_sync.local.rules import Models
 from pixir_sync.local.running import Running
-from pixir_sync.local.scenario import Scenario
+from pixir_sync.local.scenario import Scenario, begun
 from pixir_sync.local.shared import Settings, Shared
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class LocalServer:
         settings = Settings(
             api_key, model, frame_limit, max_age, ping_interval, ping_timeout, compression=compression, lanes=lanes
         )
-        self._shared = Shared(engine, settings, Board(faults), scenario)
+        self._shared = Shared(engine, settings, Board(faults), begun(scenario))
         self._lock = threading.Lock()
         self._running: Running | None = None
 
@@ -90,7 +90,7 @@ class LocalServer:
 
     @scenario.setter
     def scenario(self, scenario: Scenario | None) -> None:
-        self._shared.scenario = scenario
+        self._shared.scenario = begun(scenario)
 
     def fault(self, *faults: Fault, times: int | None = None, when: When | None = None, required: bool = True) -> Placed:
         """Faults for a ``with`` block: they are in place while it runs, and what they hold up is released at its end.

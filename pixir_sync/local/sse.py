@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -18,7 +19,7 @@ from aiohttp import web
 from pixir_sync.local.errors import ApiError
 from pixir_sync.local.faults import Exchange
 from pixir_sync.local.playing import play
-from pixir_sync.local.steps import Close, Delay, HttpError, NotJson, Pause, Slowly, Step, Wire
+from pixir_sync.local.steps import Close, Delay, Finish, Head, HttpError, NotJson, Pause, Slowly, Step, Together, Wire, events_in
 from pixir_sync.local.waiting import waited
 from pixir_sync.local.wire import cut, payload_of
 from pixir_sync.protocol.codec import dumps
@@ -41,7 +42,7 @@ class Answering:
     async def run(self) -> web.StreamResponse:
         """The answer, sent. Raises `ApiError` for what the engine refuses before anything was sent."""
         exchange = Exchange(self._body, "http_sse" if self._streams else "http")
-        steps = play(self._front.shared, exchange, None)
+        steps = takewhile(lambda step: not isinstance(step, Finish), play(self._front.shared, exchange, None))
         return await (self._stream(steps) if self._streams else self._whole(steps))
 
     async def _whole(self, steps: Iterator[Step]) -> web.StreamResponse:
@@ -57,11 +58,11 @@ class Answering:
                 case bytes() | NotJson():
                     head = {"Content-Type": "application/json", **self._front.headers(self._started)}
                     return web.Response(body=payload_of(step), headers=head)
-                case dict() if step.get("type") == "error":
-                    status, error = _as_response(step)
+            for event in events_in(step):
+                if event.get("type") == "error":
+                    status, error = _as_response(event)
                     return self._front.json(error, self._started, status=status)
-                case dict():
-                    response = step.get("response", response)
+                response = event.get("response", response)
         if isinstance(response, dict):
             response = self._front.shared.engine.settle(response)
         return self._front.json(response, self._started)
@@ -88,6 +89,10 @@ class Answering:
                 await waited(step)
             case Close():
                 await cut(self._request, reset=step.reset)
+            case Head():
+                await self._answer.prepare(self._request)
+            case Together():
+                await self._write(b"".join(map(_sse, step.sent)))
             case HttpError():
                 await self._write(_sse(step.frame()))
             case Slowly():

@@ -15,15 +15,23 @@ from typing import Any
 from pixir_sync.local.answers import Answer
 from pixir_sync.local.errors import ApiError
 
-__all__ = ["Binary", "Close", "Delay", "HttpError", "NotJson", "Pause", "Slowly", "Step", "Wire"]
+__all__ = [
+    "Binary", "Close", "Delay", "Finish", "Head", "HttpError", "NotJson", "Pause", "Slowly", "Step", "Together", "Wire",
+    "events_in",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Wait until ``event`` is set; ``reached`` is set when the server gets here, everything before having been sent."""
+    """Wait until ``event`` is set; ``reached`` is set when the server gets here, everything before having been sent.
+
+    A client that ends the connection meanwhile ends the wait and the answer: ``gone`` is then set (and so it is where the server
+    itself is closed). An ``event`` that nobody sets is thus the wait for the client's end.
+    """
 
     event: threading.Event = field(default_factory=threading.Event)
     reached: threading.Event = field(default_factory=threading.Event)
+    gone: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,19 @@ class Close:
     code: int | None = None
     reason: str = ""
     reset: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Send the head of the event stream now, ahead of the first event. Over a WebSocket, or without ``stream``: nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """End the answer here, whether or not a terminal event was sent: over HTTP with the proper end of the body.
+
+    An answer over a WebSocket has no end but its terminal event: there the connection ends, by a close frame with 1000.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,5 +112,31 @@ class Slowly:
     size: int
 
 
-Step = Wire | Answer | Pause | Delay | Close | HttpError | Binary | Slowly
+@dataclass(frozen=True, init=False, slots=True)
+class Together:
+    """Send all this in one write, so that it arrives at once: the parts of an HTTP body, or the frames of a WebSocket.
+
+    For a fault that counts events it is one step: the fault strikes before it or behind it.
+    """
+
+    sent: tuple[Wire, ...]
+
+    def __init__(self, *sent: Wire) -> None:
+        object.__setattr__(self, "sent", sent)
+
+
+Step = Wire | Answer | Pause | Delay | Head | Finish | Close | HttpError | Binary | Slowly | Together
 """One step of an answer. An `Answer` becomes its events."""
+
+
+def events_in(step: Step) -> list[dict[str, Any]]:
+    """The events that a step sends, however it sends them; an `Answer` has none yet."""
+    match step:
+        case Together():
+            return [sent for sent in step.sent if isinstance(sent, dict)]
+        case Slowly():
+            return events_in(step.sent)
+        case dict():
+            return [step]
+        case _:
+            return []

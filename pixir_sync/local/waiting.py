@@ -12,10 +12,17 @@ _POLL = 0.002
 
 
 async def waited(step: Pause | Delay) -> None:
-    """Wait a step's time out. A pause is polled, so that nothing is left behind when the request is cancelled meanwhile."""
+    """Wait a step's time out. A pause is polled, so that nothing is left behind when the request is cancelled meanwhile.
+
+    Cancelled it is where its connection ends.
+    """
     if isinstance(step, Delay):
         await asyncio.sleep(step.seconds)
         return
     step.reached.set()
-    while not step.event.is_set():
-        await asyncio.sleep(_POLL)
+    try:
+        while not step.event.is_set():
+            await asyncio.sleep(_POLL)
+    except asyncio.CancelledError:
+        step.gone.set()
+        raise

@@ -25,7 +25,7 @@ from pixir_sync.local.lanes import Schedule
 from pixir_sync.local.playing import play
 from pixir_sync.local.rules import check_stream_id
 from pixir_sync.local.state import Connection
-from pixir_sync.local.steps import Binary, Close, Delay, HttpError, NotJson, Pause, Slowly, Step
+from pixir_sync.local.steps import Binary, Close, Delay, Finish, HttpError, NotJson, Pause, Slowly, Step, Together
 from pixir_sync.local.waiting import waited
 from pixir_sync.local.wire import Writing, cut
 from pixir_sync.protocol.codec import CodecError, loads
@@ -203,6 +203,10 @@ class Socket:
                 await self._out.frame(step.data, WSMsgType.BINARY)
             case Slowly():
                 await self._out.slowly(step)
+            case Together():
+                await self._out.together(step)
+            case Finish():
+                await self._end(Close(1000))
             case Close():
                 await self._end(step)
             case Pause() | Delay():

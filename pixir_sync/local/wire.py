@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from aiohttp import WSMsgType, web
 
-from pixir_sync.local.steps import NotJson, Slowly, Wire
+from pixir_sync.local.steps import NotJson, Slowly, Together, Wire
 from pixir_sync.protocol.codec import dumps
 
 __all__ = ["Writing", "cut", "payload_of", "trickled"]
@@ -43,9 +43,13 @@ class Writing:
 
     async def slowly(self, step: Slowly) -> None:
         """Send a text frame byte by byte, its head too."""
-        payload = payload_of(step.sent)
         async with self._writing:
-            await trickled(self._request, _head(len(payload)) + payload, step)
+            await trickled(self._request, _frame(step.sent), step)
+
+    async def together(self, step: Together) -> None:
+        """Send text frames in one write."""
+        async with self._writing:
+            _write(self._request, b"".join(map(_frame, step.sent)))
 
     async def close(self, code: int, reason: str = "") -> None:
         """Send a close frame, once, and leave it to the reading task to see the client's; quiet if the client has gone."""
@@ -71,20 +75,26 @@ def payload_of(sent: Wire) -> bytes:
     return sent.data if isinstance(sent, NotJson) else dumps(sent)
 
 
-def _head(size: int) -> bytes:
-    """The head of a text frame of this size, without a mask, as a server's is."""
+def _frame(sent: Wire) -> bytes:
+    """A text frame, without a mask, as a server's is."""
+    payload = payload_of(sent)
+    size = len(payload)
     if size < 126:
-        return struct.pack("!BB", 0x81, size)
-    return struct.pack("!BBH", 0x81, 126, size) if size < 1 << 16 else struct.pack("!BBQ", 0x81, 127, size)
+        return struct.pack("!BB", 0x81, size) + payload
+    return (struct.pack("!BBH", 0x81, 126, size) if size < 1 << 16 else struct.pack("!BBQ", 0x81, 127, size)) + payload
+
+
+def _write(request: web.BaseRequest, data: bytes) -> None:
+    transport = request.transport
+    if transport is None or transport.is_closing():
+        raise ConnectionResetError("the client has gone")
+    transport.write(data)
 
 
 async def trickled(request: web.BaseRequest, data: bytes, pace: Slowly) -> None:
     """Write these bytes to the connection in pieces, with time between them."""
     for start in range(0, len(data), pace.size):
-        transport = request.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("the client has gone")
-        transport.write(data[start : start + pace.size])
+        _write(request, data[start : start + pace.size])
         await asyncio.sleep(pace.interval)
 
 

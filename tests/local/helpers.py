@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import websocket
 
 from pixir_sync.local import LocalServer
 from pixir_sync.local.engine import Engine
 from pixir_sync.local.errors import ApiError
 from pixir_sync.local.state import Connection
+from tests.local.raw import Client, Json, body, connect
 
-Json = dict[str, Any]
+__all__ = [
+    "TOOL", "Json", "Wire", "bare", "body", "both", "call", "http_connection", "next_event", "output", "over_http",
+    "over_websocket", "receive", "refusal", "run", "send", "socket", "start_stream", "stream", "text", "turn", "user",
+]  # fmt: skip
 
 TOOL = {
     "type": "function",
@@ -27,11 +30,6 @@ TOOL = {
         "required": ["city"],
     },
 }
-
-
-def body(given: Any = "hello", **fields: Any) -> Json:
-    """A request body with a model."""
-    return {"model": "m", "input": given, **fields}
 
 
 def user(text: str) -> Json:
@@ -113,29 +111,49 @@ def stream(connection: http.client.HTTPConnection, request: Json) -> list[Json]:
 
 
 @contextlib.contextmanager
-def socket(server: LocalServer, key: str = "local-key", **options: Any) -> Iterator[websocket.WebSocket]:
-    client = websocket.create_connection(
-        server.websocket_url, header=[f"Authorization: Bearer {key}"], timeout=5, **options
-    )
-    try:
+def socket(server: LocalServer, key: str = "local-key", **options: Any) -> Iterator[Client]:
+    """A WebSocket of its own."""
+    with connect(server, key=key, **options) as client:
         yield client
-    finally:
-        client.shutdown()  # type: ignore[no-untyped-call]
 
 
-def send(client: websocket.WebSocket, request: Json) -> None:
-    client.send(json.dumps({"type": "response.create", **request}))
+def send(client: Client, request: Json) -> None:
+    client.send({"type": "response.create", **request})
 
 
-def receive(client: websocket.WebSocket) -> Json:
-    event: Json = json.loads(client.recv())
-    return event
+def receive(client: Client) -> Json:
+    return client.receive()
 
 
-def turn(client: websocket.WebSocket, request: Json) -> list[Json]:
+def turn(client: Client, request: Json) -> list[Json]:
     """Send a request and read to its terminal event."""
     send(client, request)
-    events = [receive(client)]
-    while events[-1]["type"] not in ("response.completed", "response.incomplete", "response.failed", "error"):
-        events.append(receive(client))
+    return client.until_terminal()
+
+
+Wire = Callable[..., list[Json]]
+"""Asks over one of the two transports: ``wire(server, given, last=..., **fields)`` gives the events that came."""
+
+
+def over_websocket(server: LocalServer, given: Any = "hello", *, last: str | None = None, **fields: Any) -> list[Json]:
+    """One turn on a WebSocket of its own, read to a terminal event or to one of the type ``last``."""
+    with connect(server) as client:
+        client.create(given, **fields)
+        return client.until(last) if last else client.until_terminal()
+
+
+def over_http(server: LocalServer, given: Any = "hello", *, last: str | None = None, **fields: Any) -> list[Json]:
+    """One POST with ``stream``, read to the end of its body; a refusal gives its status and JSON body as the only event."""
+    with http_connection(server) as connection:
+        answer = start_stream(connection, body(given, **fields))
+        if answer.status != 200:
+            return [{"type": "error", "status": answer.status, **json.loads(answer.read())}]
+        events: list[Json] = []
+        while (event := next_event(answer)) is not None:
+            events.append(event)
+    assert last is None or events[-1]["type"] == last
     return events
+
+
+both = pytest.mark.parametrize("wire", [over_websocket, over_http], ids=["websocket", "http_sse"])
+"""Over a WebSocket and over HTTP alike: gives the test a `Wire`."""

@@ -144,12 +144,12 @@ def test_background_responses_can_be_cancelled(server: LocalServer) -> None:
 
 
 def test_compaction_counts_on(server: LocalServer) -> None:
-    """A compacted context is one item; sent whole at the start of a new chain, the count of user messages goes on."""
+    """A compacted context is its user messages and one item; sent whole at the start of a new chain, the count goes on."""
     history = [user("one"), user("two"), user("three")]
     with http_connection(server) as connection:
         compacted = call(connection, "POST", "/v1/responses/compact", body(history))[1]
         assert compacted["object"] == "response.compaction" and compacted["usage"]["input_tokens"] > 0
-        assert [item["type"] for item in compacted["output"]] == ["compaction"]
+        assert [item["type"] for item in compacted["output"]] == ["message", "message", "message", "compaction"]
         for output in (compacted["output"], bare(compacted["output"])):
             answer = call(connection, "POST", "/v1/responses", body([*output, user("four")], store=False))[1]
             assert text(answer) == "Heard: four (context: 4)"
@@ -205,7 +205,7 @@ def test_scenario_answers_a_plain_post(server: LocalServer) -> None:
     server.scenario = lambda _: [{"type": "response.completed", "response": {"id": "resp_s", "output": []}}]
     with http_connection(server) as connection:
         assert call(connection, "POST", "/v1/responses", body())[1] == {"id": "resp_s", "output": []}
-        assert call(connection, "GET", "/v1/responses/resp_s")[1]["status"] == "in_progress"
+        assert call(connection, "GET", "/v1/responses/resp_s")[1]["status"] == "completed"
 
 
 def test_close_cuts_the_body(server: LocalServer) -> None:
@@ -221,7 +221,8 @@ def test_close_cuts_the_body(server: LocalServer) -> None:
 def test_client_that_leaves_is_forgotten_quietly() -> None:
     """A client that goes away in mid-stream ends its request; nothing fails and nothing is stored."""
     pause = Pause()
-    with LocalServer(scenario=lambda _: [{"type": "x"}, pause, {"type": "y"}]) as server:
+    steps: list[Step] = [{"type": "x"}, pause, {"type": "y"}]
+    with LocalServer(scenario=lambda _: steps) as server:
         with http_connection(server) as connection:
             assert next_event(start_stream(connection, body())) == {"type": "x"}
             assert pause.reached.wait(5)

@@ -1,14 +1,13 @@
-"""The WebSocket side of the local server, on a real socket with websocket-client."""
+"""The WebSocket side of the local server, on a real socket with the `websockets` package."""
 
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import pytest
-import websocket
+from websockets.exceptions import InvalidStatus
 
 from pixir_sync.local import Close, HttpError, LocalServer, Pause
 from tests.local.helpers import TOOL, Json, body, output, receive, send, socket, text, turn, user
@@ -73,10 +72,10 @@ def test_bad_frames_get_an_error_frame(server: LocalServer, frame: str, code: st
 
 def test_upgrade_needs_the_key(server: LocalServer) -> None:
     """A wrong key is refused at the upgrade with 401 and a JSON body."""
-    with pytest.raises(websocket.WebSocketBadStatusException) as caught, socket(server, key="wrong"):
+    with pytest.raises(InvalidStatus) as caught, socket(server, key="wrong"):
         pass
-    assert caught.value.status_code == 401
-    assert json.loads(caught.value.resp_body or b"")["error"]["code"] == "invalid_api_key"
+    assert caught.value.response.status_code == 401
+    assert json.loads(caught.value.response.body)["error"]["code"] == "invalid_api_key"
     assert len(server.upgrades) == 1 and server.requests == []
 
 
@@ -101,8 +100,7 @@ def test_pings_are_answered_while_a_turn_runs(server: LocalServer) -> None:
         send(client, body())
         assert receive(client) == {"type": "x"}
         assert pause.reached.wait(5)
-        client.ping("hello")
-        assert client.recv_data(control_frame=True) == (websocket.ABNF.OPCODE_PONG, b"hello")
+        assert client.ws.ping("hello").wait(5)
         pause.event.set()
         assert receive(client)["type"] == "response.completed"
 
@@ -132,37 +130,35 @@ def test_scenarios_close_cut_and_send_raw_frames(server: LocalServer) -> None:
     server.scenario = lambda request: script[request["input"]]
     with socket(server) as client:
         send(client, body("raw"))
-        assert client.recv() == "{garbage"
+        assert client.receive_frame() == "{garbage"
         refused = receive(client)
         assert (refused["status"], refused["error"]) == (429, {"code": "slow_down"})
         assert refused["headers"] == {"retry-after": "1"}
         send(client, body("close"))
-        opcode, data = client.recv_data()
-        assert (opcode, data) == (websocket.ABNF.OPCODE_CLOSE, struct.pack("!H", 1012) + b"restart")
+        assert client.ended() == (1012, "restart")
     with socket(server) as client:
         send(client, body("cut"))
         assert receive(client) == {"type": "x"}
-        with pytest.raises((websocket.WebSocketConnectionClosedException, ConnectionError)):
-            client.recv()
+        assert client.ended() is None
 
 
 def test_binary_and_oversized_frames_end_the_connection() -> None:
     """A binary frame is closed with 1003; one over the limit does not reach the engine."""
     with LocalServer(frame_limit=1000) as server:
         with socket(server) as client:
-            client.send_binary(b"x")
-            assert client.recv_data() == (websocket.ABNF.OPCODE_CLOSE, struct.pack("!H", 1003) + b"text frames only")
+            client.send(b"x")
+            assert client.ended() == (1003, "text frames only")
         with socket(server) as client:
             send(client, body("x" * 2000))
-            opcode, data = client.recv_data()
-            assert (opcode, data[:2]) == (websocket.ABNF.OPCODE_CLOSE, struct.pack("!H", 1009))
+            ended = client.ended()
+            assert ended is not None and ended[0] == 1009
     assert server.requests == []
 
 
 def test_answers_may_be_large(server: LocalServer) -> None:
     """The server's own frames are not capped at a megabyte."""
     said = "x" * 2_000_000
-    with socket(server, skip_utf8_validation=True) as client:
+    with socket(server) as client:
         assert text(turn(client, body(said))[-1]["response"]) == f"Heard: {said} (context: 1)"
 
 

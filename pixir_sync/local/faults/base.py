@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pixir_sync.local.steps import Step
+from pixir_sync.local.steps import Step, events_in
 
 __all__ = ["Exchange", "Fault", "Steps", "Strike", "first", "tagged"]
 
@@ -49,7 +49,7 @@ def first(steps: Steps, count: int) -> Generator[Step, None, bool]:
         except StopIteration:
             return False
         yield step
-        seen += isinstance(step, dict)
+        seen += len(events_in(step))
     return True
 
 
