@@ -30,7 +30,8 @@ from pixir_sync import (
     UsageLimitReached,
     user,
 )
-from tests.support.both import Line, Peer, Step, TransportName, refusing
+from pixir_sync.local import Close, Finish, HttpError, NotJson, Step, Together
+from tests.support.both import Peer, Reply, TransportName
 from tests.support.events import (
     Json,
     completed,
@@ -48,9 +49,9 @@ from tests.support.peer import Conn, ScriptedPeer
 from tests.support.ws_peer import TEXT, frame_bytes
 
 
-def outcome_of(transport: TransportName, step: Step) -> tuple[list[Event], Result | PixirError]:
+def outcome_of(transport: TransportName, reply: Reply) -> tuple[list[Event], Result | PixirError]:
     """The events that one call yields, and its end, after which there is nothing more."""
-    with Peer(transport, step) as peer, peer.provider(retry=0) as provider:
+    with Peer(transport, reply) as peer, peer.provider(retry=0) as provider:
         stream = provider.stream("Hi")
         events: list[Event] = []
         ended: Result | PixirError
@@ -107,16 +108,10 @@ def test_every_terminal_event_ends_the_stream(transport: TransportName, terminal
 
 
 @pytest.mark.row("A20")
-@pytest.mark.parametrize("how", ["finish", "cut", "reset"])
-def test_an_end_without_a_terminal_event_is_an_error(transport: TransportName, how: str) -> None:
+@pytest.mark.parametrize("end", [Finish(), Close(), Close(reset=True)], ids=["finish", "cut", "reset"])
+def test_an_end_without_a_terminal_event_is_an_error(transport: TransportName, end: Step) -> None:
     """A stream that ends before its response did, however it ends, is ConnectionLost with the partial result."""
-
-    def step(line: Line) -> None:
-        line.begin()
-        line.events(BEGUN)
-        getattr(line, how)()
-
-    events, ended = outcome_of(transport, step)
+    events, ended = outcome_of(transport, [*BEGUN, end])
     assert type(ended) is ConnectionLost and ended.partial is not None and ended.partial.text == "Hello"
     assert ended.output_seen and ended.request_sent and ended.phase == "stream" and len(events) == len(BEGUN)
 
@@ -146,13 +141,7 @@ def test_a_body_that_ends_without_a_terminal_event_is_an_error(end: bytes, chunk
 def test_nothing_after_the_terminal_event_counts(transport: TransportName) -> None:
     """Events behind it, and an error of the connection, change nothing."""
     whole = text_response("Hello")
-
-    def step(line: Line) -> None:
-        line.begin()
-        line.together([*whole, failed(), *whole])
-        line.reset()
-
-    events, ended = outcome_of(transport, step)
+    events, ended = outcome_of(transport, [Together(*whole, failed(), *whole), Close(reset=True)])
     assert isinstance(ended, Result) and ended.text == "Hello" and len(events) == len(whole)
 
 
@@ -268,18 +257,10 @@ def test_a_malformed_frame_is_counted_and_skipped(
     transport: TransportName, frame: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The answer around it is whole; its content is not logged."""
-
-    def step(line: Line) -> None:
-        line.begin()
-        for at, event in enumerate(text_response("Hel", "lo")):
-            if at in (0, 4):
-                line.text(frame)
-            line.event(event)
-        line.finish()
-
+    whole = text_response("Hel", "lo")
     with caplog.at_level(logging.DEBUG):
-        events, ended = outcome_of(transport, step)
-    assert isinstance(ended, Result) and ended.text == "Hello" and len(events) == len(text_response("Hel", "lo"))
+        events, ended = outcome_of(transport, [NotJson(frame), *whole[:4], NotJson(frame), *whole[4:]])
+    assert isinstance(ended, Result) and ended.text == "Hello" and len(events) == len(whole)
     assert ended.provider_metadata["malformed_events"] == 2
     assert "zebra" not in caplog.text
 
@@ -370,7 +351,7 @@ def is_refusal(ended: object, kind: type[PixirError], status: int, retryable: bo
 def test_each_refusal_has_its_kind(status: int, body: Any, kind: type[PixirError], retryable: bool) -> None:
     """By the code and then by the status, with the server's id of the request."""
     headers = {"x-request-id": "req_7", "location": "http://127.0.0.1:9/"}
-    events, ended = outcome_of("http_sse", refusing(status, body, headers))
+    events, ended = outcome_of("http_sse", [HttpError(status, body, headers)])
     assert is_refusal(ended, kind, status, retryable) and ended.phase == "first_event" and not events
 
 
@@ -381,7 +362,7 @@ def test_each_refusal_has_its_kind(status: int, body: Any, kind: type[PixirError
 )
 def test_a_refusal_over_a_websocket_is_the_same_error(status: int, body: Any, kind: type[PixirError], retryable: bool) -> None:
     """What HTTP says by a response's status and headers, an error event has as fields."""
-    events, ended = outcome_of("websocket", refusing(status, body, {"x-request-id": "req_7"}))
+    events, ended = outcome_of("websocket", [HttpError(status, body, {"x-request-id": "req_7"})])
     assert is_refusal(ended, kind, status, retryable) and ended.phase == "stream" and not events
 
 
@@ -389,7 +370,7 @@ def test_a_refusal_over_a_websocket_is_the_same_error(status: int, body: Any, ki
 @pytest.mark.parametrize(("size", "cut"), [(16_383, False), (16_384, False), (16_385, True), (200_000, True)])
 def test_the_body_of_a_refusal_is_capped(size: int, cut: bool) -> None:
     """At 16,384 bytes, with a flag that says exactly whether something is missing."""
-    _, ended = outcome_of("http_sse", refusing(400, b"x" * size))
+    _, ended = outcome_of("http_sse", [HttpError(400, b"x" * size)])
     assert isinstance(ended, ProviderError)
     assert (len(ended.details["body"]), ended.details["body_truncated"]) == (min(size, 16_384), cut)
     assert len(ended.message) <= 2_000
@@ -399,7 +380,7 @@ def test_the_body_of_a_refusal_is_capped(size: int, cut: bool) -> None:
 def test_a_usage_limit_tells_its_plan_and_its_end(transport: TransportName) -> None:
     """The plan, when it resets, and in how many minutes."""
     limit = {"type": "usage_limit_reached", "message": "m", "plan_type": "plus", "resets_in_seconds": 90}
-    _, ended = outcome_of(transport, refusing(429, {"error": limit}))
+    _, ended = outcome_of(transport, [HttpError(429, {"error": limit})])
     assert isinstance(ended, UsageLimitReached) and not ended.retryable
     told = {name: ended.details[name] for name in ("plan_type", "resets_in_seconds", "resets_in_minutes")}
     assert told == {"plan_type": "plus", "resets_in_seconds": 90, "resets_in_minutes": 2}
@@ -437,11 +418,11 @@ def test_the_evidence_describes_the_delivered_call() -> None:
 @pytest.mark.row("A25")
 def test_the_evidence_over_a_websocket_describes_the_delivered_call() -> None:
     """After a refusal on the same socket: two attempts, and the bytes and the connection of the second one."""
-    bad = refusing(500, {"error": {"message": "m", "code": "server_error"}}, {"x-request-id": "req_bad"})
-    with Peer("websocket", bad, text_response("ok", id="resp_good")) as peer, peer.provider() as provider:
+    bad = HttpError(500, {"error": {"message": "m", "code": "server_error"}}, {"x-request-id": "req_bad"})
+    with Peer("websocket", [bad], text_response("ok", id="resp_good")) as peer, peer.provider() as provider:
         found = provider.complete("Hi").provider_metadata
         stats = provider.stats()
-        total = sum(len(frame_bytes(TEXT, frame.payload, masked=True)) for frame in peer.frames if frame.opcode == TEXT)
+        total = sum(len(frame_bytes(TEXT, bytes(frame.raw), masked=True)) for frame in peer.server.requests)
         assert peer.connections == 1
     assert (found["attempts"], found["active_transport"], found["fallback_reason"]) == (2, "websocket", None)
     assert (found["request_id"], found["websocket_captured_response_id"]) == (None, "resp_good")
@@ -454,8 +435,8 @@ def test_the_evidence_over_a_websocket_describes_the_delivered_call() -> None:
 @pytest.mark.row("A25")
 def test_the_evidence_after_a_lost_socket_describes_the_delivered_call() -> None:
     """A delta that the socket took with it is not what was delivered: that was the whole input, on a socket of its own."""
-    steps = (text_response("one", id="resp_a"), lambda line: line.reset(), text_response("two", id="resp_b"))
-    with Peer("websocket", *steps) as peer, peer.provider(retry=0) as provider:
+    replies = (text_response("one", id="resp_a"), [Close(reset=True)], text_response("two", id="resp_b"))
+    with Peer("websocket", *replies) as peer, peer.provider(retry=0) as provider:
         first = provider.complete("Hi", session="s")
         result = provider.complete([user("Hi"), *first.output_items, user("Ho")], session="s")
         delta, whole = peer.bodies[1:]
@@ -475,13 +456,7 @@ def test_the_evidence_after_a_lost_socket_describes_the_delivered_call() -> None
 @pytest.mark.row("A25")
 def test_a_drop_after_a_delta_is_not_replayed(transport: TransportName) -> None:
     """The error tells of the one attempt, which is in its partial result; the peer sees no other."""
-
-    def step(line: Line) -> None:
-        line.begin()
-        line.events(BEGUN[:4])
-        line.reset()
-
-    with Peer(transport, step) as peer, peer.provider() as provider:
+    with Peer(transport, [*BEGUN[:4], Close(reset=True)]) as peer, peer.provider() as provider:
         with pytest.raises(ConnectionLost) as caught:
             provider.complete("Hi")
         assert len(peer.bodies) == peer.connections == 1
@@ -492,17 +467,13 @@ def test_a_drop_after_a_delta_is_not_replayed(transport: TransportName) -> None:
     assert provider.stats()["errors"] == {"connection_lost": 1} and provider.stats()["replays"] == {}
 
 
-def lost_after_created(line: Line) -> None:
-    """A step."""
-    line.begin()
-    line.event(created("resp_a"))
-    line.finish()
+LOST_AFTER_CREATED: list[Step] = [created("resp_a"), Finish()]
 
 
 @pytest.mark.row("C4")
 def test_a_replayed_call_shows_the_new_attempts_created_and_only_its_content(transport: TransportName) -> None:
     """Lost after response.created: the events of the first attempt were lifecycle; the answer is the second one's alone."""
-    with Peer(transport, lost_after_created, text_response("ok", id="resp_b")) as peer, peer.provider() as provider:
+    with Peer(transport, LOST_AFTER_CREATED, text_response("ok", id="resp_b")) as peer, peer.provider() as provider:
         stream = provider.stream("Hi")
         ids = [event.data["response"]["id"] for event in stream if event.type == "response.created"]
         result = stream.result()
@@ -519,8 +490,8 @@ def test_a_replayed_call_shows_the_new_attempts_created_and_only_its_content(tra
 )  # fmt: skip
 def test_the_policy_bounds_the_replays(transport: TransportName, policy: RetryPolicy, begun: bool, requests: int) -> None:
     """How many and how far; the last error is the one that is raised."""
-    step = [created(), error()] if begun else refusing(500)
-    with Peer(transport, step) as peer, peer.provider(retry=policy) as provider:
+    reply: list[Step] = [created(), error()] if begun else [HttpError(500)]
+    with Peer(transport, reply) as peer, peer.provider(retry=policy) as provider:
         with pytest.raises(PixirError) as caught:
             provider.complete("Hi")
         assert len(peer.bodies) == requests
@@ -531,7 +502,7 @@ def test_the_policy_bounds_the_replays(transport: TransportName, policy: RetryPo
 @pytest.mark.parametrize("more", [{"store": True}, {"hosted_tools": [{"type": "web_search"}]}, {"extra_body": {"store": True}}])
 def test_a_call_with_effects_is_not_replayed_once_it_was_created(transport: TransportName, more: Json) -> None:
     """With store or hosted tools a second run is a second effect; a refusal before it is tried again all the same."""
-    with Peer(transport, refusing(500), lost_after_created, text_response("ok")) as peer, peer.provider() as provider:
+    with Peer(transport, [HttpError(500)], LOST_AFTER_CREATED, text_response("ok")) as peer, peer.provider() as provider:
         with pytest.raises(ConnectionLost):
             provider.complete("Hi", **more)
         assert len(peer.bodies) == 2

@@ -12,7 +12,6 @@ Rules kept here:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 import re
 import time
@@ -30,6 +29,7 @@ from pixir_sync.local.sse import Answering
 from pixir_sync.local.steps import Close, HttpError, Pause
 from pixir_sync.local.waiting import waited
 from pixir_sync.local.websocket import Socket
+from pixir_sync.local.wire import PATIENCE
 from pixir_sync.protocol.codec import CodecError, dumps, loads
 
 __all__ = ["Front"]
@@ -71,15 +71,15 @@ class Front(web.Server):
             transport.abort()
 
     async def close_sockets(self, code: int, reason: str = "") -> None:
-        """Send a close frame on every open WebSocket."""
-        for socket in list(self.sockets):
-            await socket.close(code, reason)
+        """Send a close frame on every open WebSocket; what takes none in time is cut."""
+        await asyncio.gather(*(socket.close(code, reason) for socket in self.sockets))
 
     async def tell(self, event: dict[str, Any]) -> None:
-        """Send an event that answers nothing on every open WebSocket."""
-        for socket in list(self.sockets):
-            with contextlib.suppress(ConnectionError):  # this one has gone meanwhile
-                await socket.tell(event)
+        """Send an event that answers nothing on every open WebSocket; a client that does not read is passed over."""
+        told = (asyncio.wait_for(socket.tell(event), PATIENCE) for socket in self.sockets)
+        for failed in await asyncio.gather(*told, return_exceptions=True):
+            if isinstance(failed, BaseException) and not isinstance(failed, (ConnectionError, TimeoutError)):
+                raise failed
 
     async def stop(self) -> None:
         """End every request and every connection; at the end nothing is left to run."""

@@ -134,6 +134,9 @@ def _check_tool(tool: Any, path: str) -> Any:
         raise invalid("A tool's name is 1 to 64 characters of [A-Za-z0-9_.:-].", f"{path}.name")
     if tool.get("parameters") is not None:
         _check_schema(tool["parameters"], f"{path}.parameters", "invalid_function_parameters")
+        if tool["parameters"].get("type", "object") != "object":
+            message = f"Invalid schema for function '{tool['name']}': schema must be a JSON Schema of 'type: \"object\"'."
+            raise invalid(message, f"{path}.parameters", "invalid_function_parameters")
     return tool["name"]
 
 
@@ -153,7 +156,7 @@ _TYPE_NAMES: dict[type, str] = {dict: "an object", list: "an array", str: "a str
 
 def _of(*kinds: type) -> Rule:
     """A rule: the value is of one of these types (a bool is no number)."""
-    names = " or ".join(_TYPE_NAMES.get(kind, "a number") for kind in kinds)
+    names = " or ".join(dict.fromkeys(_TYPE_NAMES.get(kind, "a number") for kind in kinds))
 
     def check(value: Any, path: str) -> None:
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
@@ -187,6 +190,8 @@ def _check_choice(value: Any, path: str) -> None:
         _one_of("none", "auto", "required")(value, path)
     elif not isinstance(value.get("type"), str):
         raise missing(f"{path}.type")
+    elif value["type"] == "allowed_tools":
+        _of(list)(value.get("tools"), f"{path}.tools")
 
 
 def _check_cache_key(value: Any, path: str) -> None:

@@ -27,7 +27,7 @@ from pixir_sync.local.rules import check_stream_id
 from pixir_sync.local.state import Connection
 from pixir_sync.local.steps import Binary, Close, Delay, Finish, HttpError, NotJson, Pause, Slowly, Step, Together
 from pixir_sync.local.waiting import waited
-from pixir_sync.local.wire import Writing, cut
+from pixir_sync.local.wire import Writing, abort, cut
 from pixir_sync.protocol.codec import CodecError, loads
 
 if TYPE_CHECKING:
@@ -113,14 +113,21 @@ class Socket:
         try:
             while True:
                 await asyncio.sleep(interval)
-                self._pong.clear()
-                await self._out.frame(b"", WSMsgType.PING)
                 try:
-                    await asyncio.wait_for(self._pong.wait(), self._settings.ping_timeout)
+                    await asyncio.wait_for(self._ping(), self._settings.ping_timeout)
                 except TimeoutError:
-                    await self._shut(Close(1011, "keepalive ping timeout"))
+                    await self._out.close(1011, "keepalive ping timeout")
+                    await asyncio.sleep(_CLOSING_TIME)
+                    abort(self._request)
+                    return
         except ConnectionError:
             return  # the reading task sees the end too
+
+    async def _ping(self) -> None:
+        """A ping and its answer. A client that does not read is not even pinged."""
+        self._pong.clear()
+        await self._out.frame(b"", WSMsgType.PING)
+        await self._pong.wait()
 
     async def _grow_old(self, age: float) -> None:
         await asyncio.sleep(age)

@@ -3,7 +3,8 @@
 Rules kept here:
 
 * ``_writing`` is held while a frame leaves, so that a pong never breaks into a frame that leaves slowly.
-* A client that has gone is a ConnectionError, which ends whoever writes.
+* A client that has gone is a ConnectionError, which ends whoever writes. One that does not read holds up its own answers and
+  nobody else: what is not part of an answer is given up after `PATIENCE` seconds.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 from typing import Any, NoReturn
 
 from aiohttp import WSMsgType, web
@@ -18,9 +20,13 @@ from aiohttp import WSMsgType, web
 from pixir_sync.local.steps import NotJson, Slowly, Together, Wire
 from pixir_sync.protocol.codec import dumps
 
-__all__ = ["Writing", "cut", "payload_of", "trickled"]
+__all__ = ["PATIENCE", "Writing", "abort", "cut", "payload_of", "trickled"]
+
+PATIENCE = 1.0
+"""How long a close frame, or an event that answers nothing, may wait for what leaves before it, in seconds."""
 
 _POLL = 0.002
+_LEAVING = 5.0  # how long what was written may take to leave before a cut
 
 
 class Writing:
@@ -52,14 +58,19 @@ class Writing:
             _write(self._request, b"".join(map(_frame, step.sent)))
 
     async def close(self, code: int, reason: str = "") -> None:
-        """Send a close frame, once, and leave it to the reading task to see the client's; quiet if the client has gone."""
-        if not self._closed:
-            self._closed = True
-            try:
-                await self.frame(struct.pack("!H", code) + reason.encode(), WSMsgType.CLOSE)
-            except ConnectionError:
-                return  # the client has gone already
+        """Send a close frame, once, and leave it to the reading task to see the client's.
 
+        Quiet if the client has gone; a connection that takes no frame in time is cut.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await asyncio.wait_for(self.frame(struct.pack("!H", code) + reason.encode(), WSMsgType.CLOSE), PATIENCE)
+        except ConnectionError:
+            return  # the client has gone already
+        except TimeoutError:
+            abort(self._request)
 
     def end(self) -> None:
         """The client has closed. Where that was its answer to ours, nothing more is to be said: aiohttp would close again."""
@@ -100,12 +111,20 @@ async def trickled(request: web.BaseRequest, data: bytes, pace: Slowly) -> None:
 
 async def cut(request: web.BaseRequest, *, reset: bool = False) -> NoReturn:
     """Cut the TCP connection once what was written has left. Raises ConnectionResetError, to end the handler."""
-    transport = request.transport
+    transport, until = request.transport, time.monotonic() + _LEAVING
     while transport is not None and not transport.is_closing() and transport.get_write_buffer_size():
+        if time.monotonic() > until:
+            break
         await asyncio.sleep(_POLL)
+    abort(request, reset=reset)
+    raise ConnectionResetError("cut by the scenario")
+
+
+def abort(request: web.BaseRequest, *, reset: bool = False) -> None:
+    """Cut the TCP connection now."""
+    transport = request.transport
     if transport is not None:
         sock = transport.get_extra_info("socket")
         if reset and sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
-    raise ConnectionResetError("cut by the scenario")

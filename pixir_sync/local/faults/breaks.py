@@ -74,26 +74,29 @@ class BinaryFrame(Fault):
 
 @dataclass(frozen=True, slots=True)
 class SlowBytes(Fault):
-    """Every event leaves in pieces of ``size`` bytes, ``interval`` seconds apart."""
+    """Every event leaves in pieces of ``size`` bytes, ``interval`` seconds apart. A POST without a stream has no events."""
 
     interval: float = 0.001
     size: int = 1
 
     def on_answer(self, steps: Steps, strike: Strike, exchange: Exchange) -> Steps:
-        slow = strike()
+        slow = exchange.transport != "http" and strike()
         for step in steps:
             yield Slowly(step, self.interval, self.size) if slow and isinstance(step, dict | bytes | NotJson) else step
 
 
 @dataclass(frozen=True, slots=True)
 class Delays(Fault):
-    """Before every event passes a time, in seconds: an answer that can be watched."""
+    """Before every step passes a time, in seconds: an answer that can be watched."""
 
     seconds: float
 
     def on_answer(self, steps: Steps, strike: Strike, exchange: Exchange) -> Steps:
         slow = strike()
-        for step in steps:
-            if slow and isinstance(step, dict):
-                yield Delay(self.seconds)
-            yield step
+        while True:
+            if slow:
+                yield Delay(self.seconds)  # before the step is made: a steer that comes meanwhile comes before it
+            try:
+                yield next(steps)
+            except StopIteration:
+                return

@@ -32,7 +32,8 @@ class Refuse(Fault):
     * ``text``: over HTTP a body that is no JSON.
 
     Over HTTP, before the first event, it is a response with that status, but for the second and third shape, which are
-    events; behind the first event it is an event in any case. What no event can be is nested there.
+    events; behind the first event it is an event in any case. What no event can be is nested there. Without a stream it is a
+    status, but for ``failed``, which is a response.
     """
 
     status: int | None = 500
@@ -47,12 +48,18 @@ class Refuse(Fault):
         before: list[dict[str, Any]] = []
         if not (yield from first(_remembered(steps, before), self.after)) or not strike():
             yield from steps
-        elif exchange.transport != "websocket" and self.after == 0 and self.shape not in _AS_EVENTS:
+        elif self._is_a_status(exchange):
             yield HttpError(self.status or 500, self._body(), dict(self.headers))
         else:
             shape = self.shape or ("nested" if exchange.transport == "websocket" else "flat")
             for event in self._events(shape, before, steps):
                 yield tagged(event, exchange)
+
+    def _is_a_status(self, exchange: Exchange) -> bool:
+        """Whether the request is refused by a status: over HTTP, as long as nothing was sent that says otherwise."""
+        if exchange.transport == "http":
+            return self.shape != "failed"
+        return exchange.transport == "http_sse" and self.after == 0 and self.shape not in _AS_EVENTS
 
     def _error(self) -> dict[str, Any]:
         kind = self.type or ApiError(self.status or 500, "").type
