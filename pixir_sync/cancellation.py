@@ -14,9 +14,12 @@ import threading
 from collections.abc import Callable, Iterator
 from itertools import count
 
-from pixir_sync.protocol.errors import Cancelled, PixirError, ProviderClosed
+from pixir_sync.protocol.errors import Cancelled, ConnectionLost, PixirError, ProviderClosed
 
-__all__ = ["CancelToken", "cancelled"]
+__all__ = ["FORKED", "CancelToken", "cancelled"]
+
+FORKED = "forked"
+"""The reason of a call that belongs to the process that this one was forked from."""
 
 _numbers = count()
 
@@ -25,7 +28,8 @@ class CancelToken:
     """Cancels any number of streams: give it as ``cancel=`` to each of them. Threads may share it.
 
     Attributes:
-        reason: None while it was not cancelled; ``"cancelled"``, or ``"closed"`` where the provider was closed.
+        reason: None while it was not cancelled; ``"cancelled"``, ``"closed"`` where the provider was closed, ``"forked"`` in a
+            child process that inherited the call.
     """
 
     __slots__ = ("_wakers", "reason")
@@ -87,7 +91,9 @@ class CancelToken:
 
 
 def cancelled(token: CancelToken) -> PixirError:
-    """The error of a cancelled call: `ProviderClosed` where the provider was closed under it."""
+    """The error of a cancelled call: `ProviderClosed` where the provider was closed under it, `ConnectionLost` after a fork."""
+    if token.reason == FORKED:
+        return ConnectionLost("the stream belongs to the process that this one was forked from", retryable=False)
     if token.reason == "closed":
         return ProviderClosed("the provider was closed while the call was running")
     return Cancelled("the call was cancelled")

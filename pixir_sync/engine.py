@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pixir_sync import catalog
-from pixir_sync.cancellation import CancelToken
+from pixir_sync.cancellation import FORKED, CancelToken
 from pixir_sync.config import ProviderConfig
 from pixir_sync.credentials import Credential, check_headers, secrets_of
+from pixir_sync.forking import watch
 from pixir_sync.hooks import HookEvent
 from pixir_sync.protocol.compare import copied
 from pixir_sync.protocol.errors import InvalidRequest, NotAuthenticated, PixirError
@@ -47,9 +48,15 @@ class Stats:
 
     def __init__(self) -> None:
         self._notes: deque[tuple[str, int]] = deque()
+        self._totals: Counter[str] = Counter()
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """Begin anew, in a child process: it counts its own."""
         # Guards the totals while notes are added to them.
         self._lock = threading.Lock()
-        self._totals: Counter[str] = Counter()
+        self._notes.clear()
+        self._totals.clear()
 
     def note(self, name: str, amount: int = 1) -> None:
         """Count something. Takes no lock."""
@@ -86,9 +93,13 @@ class Origins:
     LIMIT = 4_096
 
     def __init__(self) -> None:
+        self._models: dict[int, str] = {}
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """What is known stays known in a child process."""
         # Guards the dict while it is bounded.
         self._lock = threading.Lock()
-        self._models: dict[int, str] = {}
 
     def note(self, items: Iterable[dict[str, Any]], model: str) -> None:
         """Remember the reasoning among these output items."""
@@ -129,9 +140,19 @@ class Engine:
         self.closed = False
         self.chance: Callable[[], float] = random.random
         self.hooks: tuple[Any, ...] = tuple(config.hooks) if isinstance(config.hooks, (list, tuple)) else (config.hooks,)
+        self._rate = RequestRate(config.requests_per_minute) if config.requests_per_minute else None
         # Guards the request rate.
         self._rate_lock = threading.Lock()
-        self._rate = RequestRate(config.requests_per_minute) if config.requests_per_minute else None
+        watch(self)
+
+    def after_fork(self) -> None:
+        """In a child process: the calls that run are the parent's, and raise here; everything else goes on with fresh locks."""
+        for token in self.live.values():
+            token.reason = FORKED
+        self.live.clear()
+        self._rate_lock = threading.Lock()
+        self.stats.after_fork()
+        self.origins.after_fork()
 
     def build(self, request: Request, *, quiet: bool = False, known: Known = ()) -> Body:
         """The body of a request under this provider's defaults.

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 from pixir_sync.cancellation import CancelToken, cancelled
 from pixir_sync.config import Network, ProviderConfig
 from pixir_sync.deadline import Deadline
+from pixir_sync.forking import PlainSocket, TLSSocket
 from pixir_sync.protocol.errors import ConnectFailed, ConnectTimeout, InvalidRequest
 from pixir_sync.version import __version__
 
@@ -84,6 +85,7 @@ def tls_context(network: Network, environ: Mapping[str, str] = os.environ) -> ss
             context.load_cert_chain(*chain)
         except (OSError, ssl.SSLError) as error:
             raise InvalidRequest(f"network.client_cert cannot be read: {type(error).__name__}") from None
+    context.sslsocket_class = TLSSocket
     return context
 
 
@@ -118,7 +120,7 @@ def proxy_for(url: str, network: Network) -> str | None:
 
 
 def connect_tcp(
-    host: str, port: int, deadline: Deadline, cancel: CancelToken, kind: type[socket.socket] = socket.socket
+    host: str, port: int, deadline: Deadline, cancel: CancelToken, kind: type[socket.socket] = PlainSocket
 ) -> socket.socket:
     """A connected socket of this kind, non-blocking. Raises what the module's rules say.
 

@@ -17,7 +17,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from pixir_sync.cancellation import CancelToken, cancelled
+from pixir_sync.cancellation import FORKED, CancelToken, cancelled
 from pixir_sync.config import Timeouts
 from pixir_sync.deadline import Deadline
 from pixir_sync.engine import Engine, OnPayload, log
@@ -151,6 +151,8 @@ class Turn:
                 self.consumer = threading.get_ident()  # the stream may have gone to another thread
                 if assembler.terminal is None:
                     yield from self._events(batch, assembler, call)
+                if self.token.reason == FORKED:
+                    raise cancelled(self.token)  # before anything of the parent's is touched
         except PixirError:
             if assembler.terminal is None or self._failed(assembler):
                 raise
@@ -174,7 +176,7 @@ class Turn:
             if type(kind) is not str:
                 call.evidence.malformed_events += 1
                 continue
-            if token.reason is not None and not any(map(is_terminal, batch[at:])):
+            if token.reason is not None and (token.reason == FORKED or not any(map(is_terminal, batch[at:]))):
                 raise cancelled(token)
             view, take = look_up(kind, _PLAIN)
             take(assembler, data)

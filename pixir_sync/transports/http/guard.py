@@ -11,7 +11,6 @@ Rules kept here:
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 
 from pixir_sync.cancellation import CancelToken, cancelled
@@ -34,16 +33,13 @@ __all__ = ["Guard", "Waker"]
 class Waker:
     """A duplicate of a connection's socket, for shutting it down from any thread."""
 
-    __slots__ = ("__weakref__", "_pid", "_sock")
+    __slots__ = ("__weakref__", "_sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock.dup()
-        self._pid = os.getpid()
 
     def wake(self) -> None:
-        if self._pid != os.getpid():
-            return  # the connection of the process that this one was forked from, which still uses it
-        with contextlib.suppress(OSError):  # not connected any more: nobody waits
+        with contextlib.suppress(OSError):  # not connected any more: nobody waits; or the parent's, which a child has closed
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def __del__(self) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from pixir_sync.forking import PlainSocket, TLSSocket, watch
 from pixir_sync.network import connect_tcp
 from pixir_sync.protocol.errors import PixirError
 from pixir_sync.transports.http.guard import Guard, Waker
@@ -92,11 +93,11 @@ class _GuardedIO:
         super().sendall(data)  # type: ignore[misc]
 
 
-class GuardedSocket(_GuardedIO, socket.socket):
+class GuardedSocket(_GuardedIO, PlainSocket):
     """A TCP socket under a guard."""
 
 
-class GuardedSSLSocket(_GuardedIO, ssl.SSLSocket):
+class GuardedSSLSocket(_GuardedIO, TLSSocket):
     """A TLS socket under a guard."""
 
 
@@ -187,6 +188,17 @@ class _GuardedPool:
     urllib3 puts a connection back with the last byte of its body, which may be long before the call has ended: from then on
     it is perhaps another call's.
     """
+
+    pool: Any
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        watch(self)
+
+    def after_fork(self) -> None:
+        """In a child process nobody may wait for the lock of this queue: urllib3 empties it in a finaliser, and at the end."""
+        if self.pool is not None:
+            self.pool.__init__(self.pool.maxsize)
 
     def _put_conn(self, conn: Any) -> None:
         if conn is not None:

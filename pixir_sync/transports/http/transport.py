@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pixir_sync.config import ProviderConfig
+from pixir_sync.forking import watch
 from pixir_sync.protocol.checks import encoded
 from pixir_sync.protocol.errors import ConnectionLost, InvalidResponse
 from pixir_sync.protocol.events import is_terminal
@@ -34,6 +35,11 @@ class HttpTransport(Transport):
         self._config = config
         self._session: HttpSession | None = None
         self._running: dict[object, None] = {}
+        watch(self)
+
+    def after_fork(self) -> None:
+        """The calls that run are the parent's; the session makes itself anew in a child process."""
+        self._running.clear()
 
     @property
     def live(self) -> int:

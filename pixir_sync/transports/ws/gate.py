@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from pixir_sync.forking import watch
 from pixir_sync.protocol.errors import (
     Cancelled,
     ConnectFailed,
@@ -40,10 +41,15 @@ class Gate:
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        # Guards the breakers and what is unsupported.
-        self._lock = threading.Lock()
         self._breakers: dict[Place, Breaker] = {}
         self._unsupported: dict[str, float] = {}
+        self.after_fork()
+        watch(self)
+
+    def after_fork(self) -> None:
+        """What is known of the servers stays known in a child process."""
+        # Guards the breakers and what is unsupported.
+        self._lock = threading.Lock()
 
     def check(self, url: str, identity: str) -> None:
         """Raise `ConnectFailed` where nothing should be opened now; its code is the reason for going over HTTP."""

@@ -24,6 +24,7 @@ from queue import Empty, SimpleQueue
 from typing import Protocol, cast
 
 from pixir_sync.config import Keepalive
+from pixir_sync.forking import watch
 from pixir_sync.protocol.errors import ConnectionLost
 from pixir_sync.protocol.frames import PING
 from pixir_sync.transports.ws.connection import Connection
@@ -51,12 +52,22 @@ class KeepaliveThread:
     def __init__(self, pool: Tended, options: Keepalive) -> None:
         self._tick = max(_SHORTEST_TICK, min(_TICK, options.interval / 4, options.timeout / 4))
         self._timeout = options.timeout
+        self._begin(pool)
+        watch(self)
+
+    def _begin(self, pool: Tended) -> None:
         self._bell: SimpleQueue[None] = SimpleQueue()
         bell = self._bell
         self._pool = weakref.ref(pool, lambda _: bell.put(None))
         # Guards whether there is a thread.
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+
+    def after_fork(self) -> None:
+        """Begin anew, in a child process: the thread is the parent's."""
+        pool = self._pool()
+        if pool is not None:
+            self._begin(pool)
 
     @property
     def running(self) -> bool:

@@ -11,8 +11,6 @@ Rules kept here:
 
 from __future__ import annotations
 
-import hashlib
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -23,14 +21,13 @@ from typing import Any
 from pixir_sync.cancellation import CancelToken, cancelled
 from pixir_sync.config import PoolOptions
 from pixir_sync.deadline import Deadline
+from pixir_sync.forking import watch
 from pixir_sync.protocol.continuation import Baseline, begins_with
 from pixir_sync.protocol.errors import Cancelled, PixirError, PoolTimeout, ProviderClosed, SessionBusy
+from pixir_sync.transports.ws.pool_facts import facts
 from pixir_sync.transports.ws.pool_state import CANDIDATES, RECONNECTED, Idle, Lease, Ledger, Pooled, PoolKey, Waiter
 
 __all__ = ["ConnectionPool", "Lease", "PoolKey", "Pooled"]
-
-_SHOWN = 64  # the most holders in the facts
-_SALT = os.urandom(16)  # makes the sessions in the facts of no use outside of this process
 
 
 class ConnectionPool:
@@ -40,9 +37,18 @@ class ConnectionPool:
     """
 
     def __init__(self, options: PoolOptions, now: Callable[[], float] = time.monotonic) -> None:
+        self._options, self._now = options, now
+        self._ledger = Ledger(options, now)
+        self.after_fork()
+        watch(self)
+
+    def after_fork(self) -> None:
+        """Begin anew, in a child process: what was leased or idle is the parent's. A pool that was closed stays closed."""
+        closed = self._ledger.closed
         # Guards the ledger: who has which connection, and who waits for one.
         self._lock = threading.Lock()
-        self._ledger = Ledger(options, now)
+        self._ledger = Ledger(self._options, self._now)
+        self._ledger.closed = closed
         self._abandoned: SimpleQueue[tuple[Lease, str | None]] = SimpleQueue()
 
     def lease(
@@ -269,26 +275,13 @@ class ConnectionPool:
         """Who holds what and for how long, the longest first, as plain JSON; sessions by a digest."""
         with self._lock:
             self._catch_up()
-            ledger, now = self._ledger, self._ledger.now()
-            leased, idle, waiting = len(ledger.leased), len(ledger.idle), len(ledger.waiting)
-            holders = list(islice(ledger.leased, _SHOWN))
+            found = facts(self._ledger)
         self._retire()
-        return {"size": leased + idle, "max_size": ledger.options.max_size, "idle": idle, "leased": leased, "waiting": waiting,
-                "holders": [_described(lease, now) for lease in holders]}  # fmt: skip
+        return found
 
     def __repr__(self) -> str:
         ledger = self._ledger
         return f"<ConnectionPool {'closed ' if ledger.closed else ''}leased={len(ledger.leased)} idle={len(ledger.idle)}>"
-
-
-def _described(lease: Lease, now: float) -> dict[str, Any]:
-    name = ascii((lease.key.scope, lease.session)).encode()
-    return {
-        "session": None if lease.session is None else hashlib.blake2b(name, key=_SALT, digest_size=6).hexdigest(),
-        "state": "opening" if lease.connection is None else "leased",
-        "thread": lease.thread,
-        "seconds": round(now - lease.since, 3),
-    }
 
 
 def _ended(cancel: CancelToken | None = None) -> PixirError:

@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pixir_sync.config import ProviderConfig
+from pixir_sync.forking import watch
 from pixir_sync.network import merged, shared_headers, tls_context
 from pixir_sync.protocol.errors import ConnectionLost, ConnectTimeout, HandshakeRefused, PixirError, TotalTimeout
 from pixir_sync.transports.base import Call, Transport
@@ -52,9 +53,14 @@ class WebSocketTransport(Transport):
         self._gate = Gate()
         self._pool = ConnectionPool(config.pool)
         self._keepalive = KeepaliveThread(self._pool, config.keepalive)
+        self._context: ssl.SSLContext | None = None
+        self.after_fork()
+        watch(self)
+
+    def after_fork(self) -> None:
+        """The pool, the gate and the keepalive thread look after themselves in a child process."""
         # Guards the making of the context.
         self._context_lock = threading.Lock()
-        self._context: ssl.SSLContext | None = None
 
     # What the provider asks.
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import select
 import socket
 import ssl
@@ -86,12 +85,6 @@ class Wire:
         self._closed = True
         if not self._wakers:
             self._sock.close()
-
-    def forget(self) -> None:
-        """Close an inherited descriptor after a fork, without a byte and without touching the parent's connection."""
-        self._closed = True
-        with contextlib.suppress(OSError):
-            os.close(self._sock.detach())
 
     @property
     def closed(self) -> bool:

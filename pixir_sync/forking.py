@@ -1,0 +1,72 @@
+"""What a child process does first: it lets go of everything that it has from its parent and must not use.
+
+Rules kept here:
+
+* One handler for the whole process, over weak references; whoever wants to know of a fork is watched from its making on.
+* A socket of the parent is closed in the child without a byte and without a shutdown: the connection is the parent's, and goes
+  on. Whatever still refers to it finds a closed file, over TLS too, where the library remembers the number.
+* Locks are made anew, because a thread that held one does not exist in the child.
+* The registry needs no lock: its single operations are atomic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+import weakref
+from typing import Any, Protocol, Self
+
+__all__ = ["PlainSocket", "TLSSocket", "watch"]
+
+
+class Renewed(Protocol):
+    """What is told of a fork, in the child."""
+
+    def after_fork(self) -> None: ...
+
+
+_watched: dict[int, weakref.ref[Any]] = {}
+
+
+def watch(thing: Renewed) -> None:
+    """Call ``thing.after_fork()`` in every child, before anything else runs there, as long as the thing exists."""
+    number = id(thing)
+    _watched[number] = weakref.ref(thing, lambda _: _watched.pop(number, None))
+
+
+def _in_the_child() -> None:
+    for reference in list(_watched.values()):
+        thing = reference()
+        if thing is not None:
+            thing.after_fork()
+
+
+os.register_at_fork(after_in_child=_in_the_child)
+
+
+class _Inherited:
+    """A socket that a child closes. It is watched before anybody can have it, however the system's library makes it."""
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        made = super().__new__(cls, *args, **options)
+        watch(made)  # type: ignore[arg-type]
+        return made
+
+
+class PlainSocket(_Inherited, socket.socket):
+    """A TCP socket."""
+
+    def after_fork(self) -> None:
+        with contextlib.suppress(OSError):  # it was closed at that moment
+            os.close(self.detach())
+
+
+class TLSSocket(_Inherited, ssl.SSLSocket):
+    """A TLS socket."""
+
+    def after_fork(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self.detach())
+        self._sslobj = None  # it remembers the number, which will soon be another file's
