@@ -16,7 +16,7 @@ from pixir_sync.protocol.checks import text as check_text
 from pixir_sync.protocol.errors import InvalidRequest
 from pixir_sync.protocol.request import unknown_name
 from pixir_sync.protocol.retry import RetryPolicy, non_negative
-from pixir_sync.urls import check_url, join, split
+from pixir_sync.urls import check_base, check_url, join, split
 
 __all__ = ["Keepalive", "Network", "PoolOptions", "ProviderConfig", "Timeouts", "resolve"]
 
@@ -162,12 +162,20 @@ class ProviderConfig:
 
     @property
     def url(self) -> str:
-        """The HTTP base, without a slash at its end."""
-        return (self.base_url or self.preset.base_url).rstrip("/")
+        """The HTTP base, without its marks (``#``) and without a slash at its end."""
+        return (self.base_url or self.preset.base_url).rstrip("#").rstrip("/")
 
     def address(self, path: str) -> str:
-        """The URL of a path of the API, such as ``/responses``; a query of the base stays."""
-        return join(self.url, path)
+        """The URL of a path of the API, such as ``/responses``; a query of the base stays.
+
+        A base that ends in ``##`` is the URL of ``/responses`` itself, as it is. Raises `InvalidRequest` for what is not below it.
+        """
+        if not (self.base_url or "").endswith("##"):
+            return join(self.url, path)
+        if not path.startswith("/responses"):
+            raise InvalidRequest("base_url ends in ##, so it is the URL of the responses: nothing else of the API is known")
+        below = path.removeprefix("/responses")
+        return join(self.url, below) if below else (self.base_url or "").removesuffix("##")
 
     @property
     def websocket_address(self) -> str:
@@ -236,7 +244,7 @@ def _environment_base(config: ProviderConfig) -> str | None:
     """``OPENAI_BASE_URL``, for where neither a base nor an endpoint is given. Raises `InvalidRequest` that names the variable."""
     found = os.environ.get(BASE_VARIABLE, "").strip()
     if found:
-        check_url(BASE_VARIABLE, found, ("http", "https"), config.network.allow_insecure)
+        check_base(BASE_VARIABLE, found, config.network.allow_insecure)
     return found or None
 
 
@@ -249,7 +257,7 @@ def _check(config: ProviderConfig) -> None:
     for name in _SHORTHAND:
         setting(name, getattr(config, name))
     if config.base_url is not None:
-        check_url("base_url", config.base_url, ("http", "https"), config.network.allow_insecure)
+        check_base("base_url", config.base_url, config.network.allow_insecure)
     if config.websocket_url is not None:
         check_url("websocket_url", config.websocket_url, ("ws", "wss"), config.network.allow_insecure)
     _check_transport(config.transport)

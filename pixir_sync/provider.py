@@ -44,7 +44,8 @@ class Provider:
         api_key: a string, or a callable that gives one. Default: ``OPENAI_API_KEY``, read at each call.
         credential: an object with ``headers()`` and ``identity``, in place of a key (`credentials.Credential`).
         endpoint: the name of a preset (``openai``, ``chatgpt``, ``xai``, ``vercel``). base_url: default ``OPENAI_BASE_URL``, else
-            ``https://api.openai.com/v1``; plain http goes to this machine only. websocket_url: where it differs.
+            ``https://api.openai.com/v1``; plain http goes to this machine only; with ``#`` at its end no version path is added
+            (as ever), with ``##`` it is the URL of the responses itself. websocket_url: where it differs.
         organization, project, originator: sent as headers.
         transport: ``"auto"`` (WebSocket, and HTTP where that cannot be had), ``"websocket"``, ``"http_sse"`` (alias ``"sse"``),
             or a `Transport`.
@@ -268,8 +269,6 @@ class Provider:
         state = " closed" if self._engine is not None and self._engine.closed else ""
         shown = self._config.url.partition("?")[0]  # a query may hold a key
         return f"<Provider {self._config.model} {shown}{state}>"
-
-    # Inside.
 
     def _open(self) -> Engine:
         if self._engine is None or self._engine.closed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -9,7 +10,7 @@ from pixir_sync.protocol.checks import plain_text
 from pixir_sync.protocol.checks import text as check_text
 from pixir_sync.protocol.errors import InvalidRequest
 
-__all__ = ["check_url", "join", "split"]
+__all__ = ["check_base", "check_url", "join", "split"]
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -31,6 +32,12 @@ def split(name: str, url: str) -> Any:
     if not parts.hostname:
         raise InvalidRequest(f"{name} is no URL with a host; one looks like https://host/v1")
     return parts
+
+
+def check_base(name: str, url: object, allow_insecure: bool) -> None:
+    """A base URL, which may end in a mark of how it is to be used: ``#`` or ``##``. Raises `InvalidRequest`."""
+    marked = isinstance(url, str) and re.search(r"[^#]##?$", url) is not None
+    check_url(name, url.rstrip("#") if marked and isinstance(url, str) else url, ("http", "https"), allow_insecure)
 
 
 def check_url(name: str, url: object, schemes: tuple[str, str], allow_insecure: bool) -> None:

@@ -38,10 +38,62 @@ def test_a_query_of_the_base_reaches_the_server_and_no_repr() -> None:
         assert "secret-7" not in repr(provider)
 
 
-def test_a_fragment_is_no_part_of_a_base() -> None:
-    """It would never reach the server."""
+@pytest.mark.parametrize("base", ["https://host/v1#part", "https://host/v1###", "https://host#/v1", "#", "##"])
+def test_a_fragment_is_no_part_of_a_base(base: str) -> None:
+    """It would never reach the server; only one or two marks at the end mean something."""
     with pytest.raises(InvalidRequest, match="base_url"):
-        Provider(base_url="https://host/v1#part", api_key="k")
+        Provider(base_url=base, api_key="k")
+
+
+@pytest.mark.row("B20")
+@pytest.mark.parametrize(
+    ("base", "http", "websocket", "models"),
+    [
+        ("https://host/v1", "https://host/v1/responses", "wss://host/v1/responses", "https://host/v1/models"),
+        ("http://localhost:1/v1", "http://localhost:1/v1/responses", "ws://localhost:1/v1/responses", "http://localhost:1/v1/models"),
+        ("https://host", "https://host/responses", "wss://host/responses", "https://host/models"),
+        ("https://host#", "https://host/responses", "wss://host/responses", "https://host/models"),
+        ("https://host/api/#", "https://host/api/responses", "wss://host/api/responses", "https://host/api/models"),
+        ("https://host/v1?a=1#", "https://host/v1/responses?a=1", "wss://host/v1/responses?a=1", "https://host/v1/models?a=1"),
+        ("https://host/own/way##", "https://host/own/way", "wss://host/own/way", None),
+        ("https://host/own/way/?a=1##", "https://host/own/way/?a=1", "wss://host/own/way/?a=1", None),
+    ],
+)
+def test_where_a_base_leads(base: str, http: str, websocket: str, models: str | None) -> None:
+    """http becomes ws, the query stays, # adds no version path, ## adds nothing at all."""
+    config = Provider(base_url=base, api_key="k").config
+    assert (config.address("/responses"), config.websocket_address) == (http, websocket)
+    if models is None:
+        with pytest.raises(InvalidRequest, match="##"):
+            config.address("/models")
+    else:
+        assert config.address("/models") == models
+
+
+@pytest.mark.row("B20")
+@pytest.mark.parametrize("transport", ["websocket", "http_sse"])
+@pytest.mark.parametrize("mark", ["#", "##"])
+def test_a_marked_base_reaches_the_server(transport: str, mark: str) -> None:
+    """The call arrives on the path that the base means, and no fragment with it; stored responses are below it."""
+    with LocalServer() as server:
+        base = server.base_url + ("/responses##" if mark == "##" else "#")
+        with Provider(model="m", base_url=base, api_key=server.api_key, transport=transport, store=True) as provider:
+            result = provider.complete("Hi")
+            assert result.text == "Heard: Hi (context: 1)" and result.response_id is not None
+            assert provider.retrieve(result.response_id)["id"] == result.response_id
+        assert {recorded.path for recorded in server.requests} == {"/v1/responses", f"/v1/responses/{result.response_id}"}
+
+
+@pytest.mark.row("B20")
+@pytest.mark.parametrize(("given", "scheme"), [("base_url", "http"), ("websocket_url", "ws")])
+def test_plain_text_goes_to_this_machine_only(given: str, scheme: str) -> None:
+    """Unless that is allowed by name."""
+    for host in ("localhost", "127.0.0.1", "127.9.9.9", "[::1]", "api.localhost"):
+        Provider(api_key="k", **{given: f"{scheme}://{host}:1/v1"})
+    for host in ("host", "10.0.0.1", "localhost.example.test", "127.0.0.1.example.test", "[::2]", "0.0.0.0"):
+        with pytest.raises(InvalidRequest, match=f"^{given}: plain {scheme}"):
+            Provider(api_key="k", **{given: f"{scheme}://{host}:1/v1"})
+        Provider(api_key="k", network=Network(allow_insecure=True), **{given: f"{scheme}://{host}:1/v1"})
 
 
 @pytest.mark.parametrize("response_id", [".", ".."])
