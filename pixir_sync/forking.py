@@ -47,10 +47,10 @@ os.register_at_fork(after_in_child=_in_the_child)
 
 
 class _Inherited:
-    """A socket that a child closes. It is watched before anybody can have it, however the system's library makes it."""
+    """A socket that a child closes. It is watched before anybody can have it, however the library makes it (ssl: not by init)."""
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
-        made = super().__new__(cls, *args, **options)
+        made = super().__new__(cls)
         watch(made)  # type: ignore[arg-type]
         return made
 

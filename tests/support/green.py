@@ -1,0 +1,84 @@
+"""A program under gevent: ``python -m tests.support.green BASE_URL TRANSPORT [CA_FILE]``; prints what it found as one JSON object.
+
+Everything is patched before anything else is imported, as gevent's documentation asks.
+"""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import json  # noqa: E402
+import sys  # noqa: E402
+import threading  # noqa: E402
+import time  # noqa: E402
+from typing import Any  # noqa: E402
+
+import gevent  # noqa: E402
+
+from pixir_sync import Cancelled, Network, PoolOptions, Provider, user  # noqa: E402
+
+STREAMS = 50
+
+
+def main(base_url: str, transport: str, ca_file: str | None = None) -> dict[str, Any]:
+    """All of it, in one loop and one thread of the system."""
+    found: dict[str, Any] = {
+        "patched": all(monkey.is_module_patched(name) for name in ("threading", "socket", "ssl", "select", "queue")),
+    }
+    with Provider(
+        model="m", base_url=base_url, api_key="local-key", transport=transport, timeouts=20,
+        network=Network(trust_env=False, ca_bundle=ca_file), pool=PoolOptions(max_size=8),
+    ) as provider:  # fmt: skip
+        began = time.monotonic()
+        jobs = [gevent.spawn(conversation, provider, number) for number in range(STREAMS)]
+        found["said"] = [job.get(timeout=50) for job in jobs]
+        found["seconds"] = time.monotonic() - began
+        found["cancelled_after"] = cancel(provider)
+        found["kept"] = keep(provider)
+        found["threads"] = [thread.name for thread in threading.enumerate()]
+        found["stats"] = provider.stats()
+    return found
+
+
+def conversation(provider: Provider, number: int) -> list[str]:
+    """Two turns of one session: in pairs they share one, so that they also wait for each other."""
+    said = []
+    for turn in range(2):
+        with provider.stream(f"{number}.{turn}", session=f"s{number // 2}") as stream:
+            said.append("".join(event.text for event in stream))
+    return said
+
+
+def cancel(provider: Provider) -> float:
+    """A stream that stands still is cancelled from another greenlet; how long its consumer then took to notice."""
+    stream = provider.stream("stall", session="stall")
+    next(stream)
+    at: list[float] = []
+
+    def act() -> None:
+        at.append(time.monotonic())
+        stream.cancel()
+
+    gevent.spawn_later(0.3, act)
+    try:
+        for _ in stream:
+            pass
+    except Cancelled:
+        return time.monotonic() - at[0]
+    raise AssertionError("it was not cancelled")
+
+
+def keep(provider: Provider) -> list[Any]:
+    """A connection is idle while the server pings, and a consumer is away in mid-stream: both live on."""
+    first = provider.complete("before", session="kept")
+    gevent.sleep(1.5)
+    second = provider.complete([user("before"), *first.output_items, user("after")], session="kept")
+    with provider.stream("slow", session="kept") as stream:
+        next(stream)
+        gevent.sleep(1.5)
+        text = "".join(event.text for event in stream)
+    return [second.text, second.provider_metadata["connection_reused"], text]
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(*sys.argv[1:])))
