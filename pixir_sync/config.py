@@ -168,7 +168,7 @@ class ProviderConfig:
     def address(self, path: str) -> str:
         """The URL of a path of the API, such as ``/responses``; a query of the base stays.
 
-        A base that ends in ``##`` is the URL of ``/responses`` itself, as it is. Raises `InvalidRequest` for what is not below it.
+        A base that ends in ``##`` is the URL of ``/responses`` itself. Raises `InvalidRequest` for what is not below it.
         """
         if not (self.base_url or "").endswith("##"):
             return join(self.url, path)

@@ -1,4 +1,4 @@
-"""A program under gevent: ``python -m tests.support.green BASE_URL TRANSPORT [CA_FILE]``; prints what it found as one JSON object.
+"""A program under gevent: ``python -m tests.support.green BASE_URL TRANSPORT [CA_FILE]``; prints what it found as JSON.
 
 Everything is patched before anything else is imported, as gevent's documentation asks.
 """
