@@ -12,9 +12,8 @@ import pytest
 from pixir_sync import InvalidRequest, Keepalive, Network, PoolOptions, Provider, ProviderConfig, RetryPolicy, Timeouts
 from pixir_sync.config import resolve
 from pixir_sync.local import LocalServer
-from tests.support.both import Peer, TransportName
-from tests.support.events import text_response
-from tests.support.fake import provider_for
+from tests.support.both import TransportName
+from tests.support.fake import anywhere, provider_for
 
 NAN, INF = float("nan"), float("inf")
 
@@ -88,11 +87,12 @@ def test_a_wrong_websocket_url_is_refused(url: Any) -> None:
 
 def test_a_path_and_a_slash_at_the_end_lead_to_the_same_place(transport: TransportName) -> None:
     """The request, or the upgrade, goes to base_url with /responses behind it."""
-    with Peer(transport, text_response("ok")) as peer:
+    seen: list[tuple[str, dict[str, Any]]] = []
+    with anywhere(transport, seen) as peer:
         for url in (peer.base_url, f"{peer.base_url}/", peer.base_url.replace("/v1", "/a/b")):
-            with peer.provider(base_url=url) as provider:
+            with provider_for(peer, transport=transport, base_url=url) as provider:
                 provider.complete("Hi")
-        assert [head.path for head in peer.heads] == ["/v1/responses", "/v1/responses", "/a/b/responses"]
+    assert [path for path, _ in seen] == ["/v1/responses", "/v1/responses", "/a/b/responses"]
 
 
 NUMBERS: list[tuple[Any, str, bool]] = [

@@ -7,10 +7,10 @@ from dataclasses import fields
 import pytest
 
 from pixir_sync import Cancelled, CancelToken, HookEvent, InvalidRequest, Provider, ProviderError, RateLimited
-from tests.support.both import Peer, TransportName, refusing
+from pixir_sync.local import HttpError, LocalServer, faults
+from tests.support.both import Peer, TransportName
 from tests.support.events import completed, created, incomplete, text_response
-from tests.support.fake import QUICK, FakeTransport, answers, provider_for
-from tests.support.peer import ScriptedPeer
+from tests.support.fake import QUICK, FakeTransport, provider_for
 
 
 def told(events: list[HookEvent]) -> list[tuple[str, int, str]]:
@@ -21,7 +21,7 @@ def told(events: list[HookEvent]) -> list[tuple[str, int, str]]:
 def test_hooks_see_attempts_retries_and_the_end(transport: TransportName) -> None:
     """Two refusals and an answer, over a real socket: the waits and the time since the call began are told, too."""
     events: list[HookEvent] = []
-    again = refusing(503, {"error": {"message": "no", "code": None}}, {"retry-after-ms": "20"})
+    again = [HttpError(503, {"error": {"message": "no", "code": None}}, {"retry-after-ms": "20"})]
     with Peer(transport, again, again, text_response("ok")) as peer, peer.provider(hooks=events.append) as provider:
         provider.complete("Hi")
     assert told(events) == [
@@ -37,8 +37,7 @@ def test_hooks_see_attempts_retries_and_the_end(transport: TransportName) -> Non
 def test_hooks_see_a_fallback() -> None:
     """It stands between the attempt that failed and the one over HTTP, under the transport that is used from there on."""
     events: list[HookEvent] = []
-    script = answers(lambda conn: conn.respond(426), text_response("ok"))
-    with ScriptedPeer(script) as peer, provider_for(peer, hooks=events.append) as provider:
+    with LocalServer(faults=[faults.RefuseUpgrade(426)]) as server, provider_for(server, hooks=events.append) as provider:
         provider.complete("Hi")
     assert told(events) == [
         ("attempt", 1, ""), ("fallback", 1, "websocket_unsupported"), ("attempt", 2, ""), ("finish", 2, "completed"),
@@ -92,7 +91,7 @@ def test_what_a_hook_raises_ends_the_call(transport: TransportName) -> None:
 
         return hook
 
-    with Peer(transport, refusing(500), text_response("ok")) as peer:
+    with Peer(transport, [HttpError(500)], text_response("ok")) as peer:
         with peer.provider(hooks=stop_at("attempt")) as provider, pytest.raises(KeyError):
             provider.complete("Hi")
         assert peer.connections == 0
@@ -138,8 +137,8 @@ def test_hook_events_hold_facts_only(transport: TransportName) -> None:
     """Numbers and words of the library's and the provider's codes; and they cannot be changed."""
     assert {f.name for f in fields(HookEvent)} == {"name", "transport", "attempt", "reason", "delay", "elapsed"}
     events: list[HookEvent] = []
-    refusal = refusing(400, {"error": {"message": "zebra is no word", "code": "bad"}})
-    with Peer(transport, refusal) as peer, peer.provider(hooks=events.append) as provider:
+    refusal = HttpError(400, {"error": {"message": "zebra is no word", "code": "bad"}})
+    with Peer(transport, [refusal]) as peer, peer.provider(hooks=events.append) as provider:
         with pytest.raises(ProviderError, match="zebra"):
             provider.complete("zebra")
     assert told(events)[-1] == ("finish", 1, "provider_http_error") and "zebra" not in repr(events)

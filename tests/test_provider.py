@@ -31,12 +31,11 @@ from pixir_sync import (
     assistant,
     user,
 )
-from pixir_sync.local import LocalServer
-from tests.support.both import Line, Peer, TransportName, bare, refusing
+from pixir_sync.local import HttpError, LocalServer, Pause, Step
+from tests.support.both import Peer, TransportName, bare
 from tests.support.events import created, text_response
-from tests.support.fake import FakeTransport, answers, provider_for
-from tests.support.fake import refusing as refusing_http
-from tests.support.peer import ScriptedPeer
+from tests.support.fake import FakeTransport, provider_for
+from tests.support.peer import Conn, ScriptedPeer
 
 Json = dict[str, Any]
 
@@ -218,12 +217,12 @@ CALLS: list[tuple[Json, str]] = [
 
 
 @pytest.mark.parametrize(("arguments", "says"), CALLS, ids=[f"{row[0]}"[:60] for row in CALLS])
-def test_a_wrong_call_is_refused_before_any_network(arguments: Json, says: str) -> None:
-    """InvalidRequest at the call itself, which names the field; the peer sees no connection."""
-    with ScriptedPeer(answers(text_response("ok"))) as peer, provider_for(peer) as provider:
+def test_a_wrong_call_is_refused_before_any_network(server: LocalServer, arguments: Json, says: str) -> None:
+    """InvalidRequest at the call itself, which names the field; the server sees no connection."""
+    with provider_for(server) as provider:
         with pytest.raises(InvalidRequest, match=says) as caught:
             provider.stream(**{"request": "Hi", **arguments})
-        assert not peer.connections and caught.value.kind == "invalid_args"
+        assert not server.connections and caught.value.kind == "invalid_args"
 
 
 def test_a_request_without_a_json_form_is_refused(transport: TransportName) -> None:
@@ -253,20 +252,15 @@ def test_timeouts_of_a_call_go_over_the_providers(given: Any) -> None:
 
 def test_the_total_limit_holds_over_all_attempts(transport: TransportName) -> None:
     """A second attempt has only what the first one left, and a wait that would pass the limit is not begun."""
-
-    def silent(line: Line) -> None:
-        line.begin()
-        line.event(created())
-        line.wait_closed()
-
-    with Peer(transport, text_response("ok"), refusing(500), silent) as peer, peer.provider() as provider:
+    silent: list[Step] = [created(), Pause()]
+    with Peer(transport, text_response("ok"), [HttpError(500)], silent) as peer, peer.provider() as provider:
         provider.complete("Hi")  # what only a first call needs is there now
         with pytest.raises(TotalTimeout) as caught:
             provider.complete("Hi", timeouts=Timeouts(total=0.5))
         assert caught.value.partial is not None and len(peer.bodies) == 3
         assert 450 <= caught.value.partial.provider_metadata["total_ms"] < 2000
     slow = RetryPolicy(initial_delay=30, max_delay=30, jitter=0)
-    with Peer(transport, refusing(500)) as peer, peer.provider(retry=slow) as provider:
+    with Peer(transport, [HttpError(500)]) as peer, peer.provider(retry=slow) as provider:
         with pytest.raises(ProviderError):
             provider.complete("Hi", timeouts=Timeouts(total=20))
         assert len(peer.bodies) == 1
@@ -313,13 +307,7 @@ def test_threads_share_a_provider_and_never_mix_texts(server: LocalServer, trans
 
 def test_close_ends_streams_in_flight_and_later_calls(transport: TransportName) -> None:
     """A stream that waits ends in ProviderClosed with its partial result; afterwards every call does. Twice is once."""
-
-    def half(line: Line) -> None:
-        line.begin()
-        line.events(text_response("Hel", "lo")[:5])
-        line.wait_closed()
-
-    with Peer(transport, half) as peer:
+    with Peer(transport, [*text_response("Hel", "lo")[:5], Pause()]) as peer:
         provider = peer.provider()
         stream = provider.stream("Hi")
         while not next(stream).text:
@@ -449,7 +437,8 @@ def test_a_compacted_conversation_goes_on(server: LocalServer, provider: Provide
     """The output of compact begins a new history, in which the server still counts the messages of the old one."""
     whole = provider.compact([user("one"), assistant("1"), user("two")], instructions="Be brief.", temperature=0)
     assert set(server.requests[0].body) == {"model", "input", "instructions"}
-    assert [item["type"] for item in whole["output"]] == ["message", "message", "compaction"]  # the user's, and what stands for all
+    # The user's messages, and what stands for all of it.
+    assert [item["type"] for item in whole["output"]] == ["message", "message", "compaction"]
     assert provider.complete([*whole["output"], user("three")]).text == "Heard: three (context: 3)"
 
 
@@ -457,7 +446,13 @@ def test_a_compacted_conversation_goes_on(server: LocalServer, provider: Provide
 @pytest.mark.parametrize("answer", [b"[]", b"no", {"data": 5}, {}], ids=repr)
 def test_a_strange_answer_to_a_list_is_an_invalid_response(answer: Any) -> None:
     """What is no list of objects is an error of the library's own kind."""
-    with ScriptedPeer(answers(refusing_http(200, answer))) as peer, provider_for(peer) as provider:
+
+    def script(conn: Conn) -> None:
+        while True:
+            conn.read_request()
+            conn.respond(200, answer)
+
+    with ScriptedPeer(script) as peer, provider_for(peer) as provider:
         for call in (provider.models, lambda: provider.input_items("resp_1")):
             with pytest.raises(InvalidResponse):
                 call()

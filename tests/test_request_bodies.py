@@ -14,12 +14,10 @@ from typing import Any
 import pytest
 
 from pixir_sync import InvalidRequest, InvalidResponse, Provider, Request, assistant, tool_output, user
-from pixir_sync.local import LocalServer
-from tests.support.both import Peer, TransportName, bare, refusing
+from pixir_sync.local import HttpError, LocalServer, faults
+from tests.support.both import Peer, TransportName, bare
 from tests.support.events import text_response
-from tests.support.fake import answers, provider_for
-from tests.support.peer import ScriptedPeer
-from tests.support.ws_peer import WebSocketPeer
+from tests.support.fake import anywhere, provider_for
 
 Json = dict[str, Any]
 USER = {"type": "message", "role": "user", "content": "Hi"}
@@ -84,7 +82,7 @@ def test_nothing_of_another_transport_is_in_the_body(transport: TransportName) -
     """HTTP has stream, a WebSocket type; neither has background, generate or stream_id; store is false unless it is asked for."""
     with Peer(transport, text_response("ok")) as peer, peer.provider() as provider:
         provider.complete("Hi")
-        raw = peer.server.creates[0] if isinstance(peer.server, WebSocketPeer) else peer.server.requests[0].json
+        raw = peer.server.requests.only.body
     assert raw == {**BASE, **({"type": "response.create"} if transport == "websocket" else {"stream": True})}
     stored = sent(transport, store=True)
     assert stored["store"] is True and "include" not in stored
@@ -219,7 +217,7 @@ def test_an_answer_that_is_not_the_schema_is_an_invalid_response(transport: Tran
 @pytest.mark.row("A10")
 def test_the_cache_key_is_kept_on_a_retry(transport: TransportName) -> None:
     """The second attempt sends the very same body."""
-    with Peer(transport, refusing(500), text_response("ok")) as peer, peer.provider() as provider:
+    with Peer(transport, [HttpError(500)], text_response("ok")) as peer, peer.provider() as provider:
         assert provider.complete("Hi", prompt_cache_key="conversation-7").text == "ok"
         first, second = peer.bodies
     assert first == second and second["prompt_cache_key"] == "conversation-7"
@@ -228,13 +226,12 @@ def test_the_cache_key_is_kept_on_a_retry(transport: TransportName) -> None:
 @pytest.mark.row("A10", "C1")
 def test_the_cache_key_is_kept_over_a_fallback() -> None:
     """What goes over HTTP after a WebSocket was refused is the body that would have gone over that, in the other envelope."""
-    script = answers(lambda conn: conn.respond(426), text_response("ok"))
-    with ScriptedPeer(script) as peer, provider_for(peer) as provider:
+    with LocalServer(faults=[faults.RefuseUpgrade(426)]) as server, provider_for(server) as provider:
         preview = provider.request_body_preview("Hi", prompt_cache_key="conversation-7")
         found = provider.complete("Hi", prompt_cache_key="conversation-7").provider_metadata
-        upgrade, request = peer.requests
+        upgrade, request = server.upgrades.only, server.requests.only
     assert (upgrade.method, request.method) == ("GET", "POST") and found["fallback_reason"] == "websocket_unsupported"
-    assert bare(request.json, "http_sse") == bare(preview, "websocket") == {**BASE, "prompt_cache_key": "conversation-7"}
+    assert bare(request.body, "http_sse") == bare(preview, "websocket") == {**BASE, "prompt_cache_key": "conversation-7"}
 
 
 @pytest.mark.row("A10")
@@ -251,13 +248,13 @@ def test_a_bad_cache_key_is_refused(transport: TransportName, key: Any) -> None:
 @pytest.mark.parametrize("extra", [{}, {"extra_body": {"prompt_cache_retention": "24h"}}])
 def test_cache_retention_is_not_sent_to_the_chatgpt_backend(transport: TransportName, extra: Json) -> None:
     """That backend refuses the field; elsewhere it is sent. The key goes to both."""
-    with Peer(transport, text_response("ok")) as peer:
-        backend = peer.base_url.replace("/v1", "/backend-api/codex")
-        for url in (backend, peer.base_url):
-            with peer.provider(base_url=url) as provider:
+    seen: list[tuple[str, Json]] = []
+    with anywhere(transport, seen) as peer:
+        for url in (peer.base_url.replace("/v1", "/backend-api/codex"), peer.base_url):
+            with provider_for(peer, transport=transport, base_url=url) as provider:
                 provider.complete("Hi", prompt_cache_key="k", prompt_cache_retention="24h", **extra)
-        there, elsewhere = peer.bodies
-        assert [head.path for head in peer.heads] == ["/backend-api/codex/responses", "/v1/responses"]
+    there, elsewhere = (bare(body, transport) for _, body in seen)
+    assert [path for path, _ in seen] == ["/backend-api/codex/responses", "/v1/responses"]
     assert "prompt_cache_retention" not in there and there["prompt_cache_key"] == "k"
     assert elsewhere["prompt_cache_retention"] == "24h"
 

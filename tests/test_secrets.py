@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import pytest
 
 from pixir_sync import Network, PixirError, Provider, ProviderError, Request, user
+from pixir_sync.local import Close, HttpError, LocalServer, NotJson, Step, faults
 from pixir_sync.protocol.continuation import Delta
 from pixir_sync.protocol.result import Result
-from tests.support.both import HttpLine, Line, Peer, TransportName, refusing
+from tests.support.both import Peer, TransportName
 from tests.support.events import Json, failed, function_call_response, text_response
 from tests.support.fake import FakeTransport, provider_for
-from tests.support.ws_peer import Script, WebSocketPeer, Wire
+from tests.support.ws_peer import WebSocketPeer, Wire
 
 KEY, TOKEN, ACCOUNT = "sk-" + "quagga" * 3, "tok-" + "okapi" * 3, "acct-" + "dugong" * 3
 PROMPT, ANSWER, PROXY = "prompt-" + "numbat" * 2, "answer-" + "bilby" * 2, "pw-" + "tapir" * 3
@@ -72,40 +72,42 @@ def shown_of(error: PixirError) -> list[object]:
     return [repr(error), error.code, details, repr(error.partial), error.partial and error.partial.provider_metadata]
 
 
-def lost(line: Line) -> None:
-    line.begin()
-    line.events(text_response(ANSWER)[:5])
-    line.cut()
-
-
-def malformed(line: Line) -> None:
-    line.begin()
-    line.events(text_response(ANSWER)[:5])
-    line.text(f"{{{ANSWER}".encode())
-    if isinstance(line, HttpLine):
-        line.conn.write(f"event: response.odd\ndata: {{{ANSWER}\n\n{ANSWER}: {ANSWER}\n\nid: {ANSWER}\n\n".encode())
-    line.events(text_response(ANSWER)[5:])
-    line.finish()
-
+WHOLE = text_response(ANSWER)
+SPOILT: dict[TransportName, list[Step]] = {
+    "websocket": [NotJson(f"{{{ANSWER}".encode())],
+    "http_sse": [
+        NotJson(f"{{{ANSWER}".encode()),
+        f"event: response.odd\ndata: {{{ANSWER}\n\n{ANSWER}: {ANSWER}\n\nid: {ANSWER}\n\n".encode(),
+    ],
+}
+REPLIES: dict[str, Callable[[TransportName], list[Step]]] = {
+    "text": lambda transport: [*WHOLE],
+    "malformed": lambda transport: [*WHOLE[:5], *SPOILT[transport], *WHOLE[5:]],
+    "call": lambda transport: [*function_call_response("f", {"a": ANSWER})],
+}
 
 REQUEST: Json = {"system_prompt": PROMPT, "developer_context": PROMPT, "metadata": {"a": PROMPT}, "user": PROMPT,
                  "tools": [{"name": "f", "description": PROMPT}], "extra_body": {"x": PROMPT}}  # fmt: skip
 
 
 @pytest.mark.row("A26")
-@pytest.mark.parametrize("option", [{"api_key": KEY}, {"credential": Account()}, {"api_key": lambda: KEY}],
-                         ids=["key", "account", "callable"])  # fmt: skip
-@pytest.mark.parametrize("step", [text_response(ANSWER), malformed, function_call_response("f", {"a": ANSWER})],
-                         ids=["text", "malformed", "call"])  # fmt: skip
-def test_a_call_that_succeeds_shows_nothing(transport: TransportName, log: list[str], option: Json, step: Any) -> None:
+@pytest.mark.parametrize(
+    ("option", "bearer"),
+    [({"api_key": KEY}, KEY), ({"credential": Account()}, TOKEN), ({"api_key": lambda: KEY}, KEY)],
+    ids=["key", "account", "callable"],
+)
+@pytest.mark.parametrize("reply", REPLIES)
+def test_a_call_that_succeeds_shows_nothing(
+    transport: TransportName, log: list[str], option: Json, bearer: str, reply: str
+) -> None:
     """Reprs of all that it made, the log, the statistics, the evidence."""
     network = Network(trust_env=False, headers={"X-Api-Key": KEY})
-    with Peer(transport, step) as peer, peer.provider(network=network, **option) as provider:
+    with Peer(transport, REPLIES[reply](transport), api_key=bearer) as peer, peer.provider(network=network, **option) as provider:
         stream = provider.stream([user(PROMPT)], headers={"X-Key": TOKEN}, session="s", **REQUEST)
         before = repr(stream)
         events = list(stream)
         result = stream.result()
-        assert KEY.encode() in peer.received and PROMPT.encode() in peer.received
+        assert peer.heads.only.headers["X-Api-Key"] == KEY and PROMPT in str(peer.bodies)
         clean(before, stream, repr(events), repr(result), result.provider_metadata, stream.metadata)
         clean(repr(result.function_calls), provider, repr(provider.config), repr(vars(provider)), provider.stats())
         clean(repr(vars(provider._http)), repr(provider._websocket and vars(provider._websocket)))
@@ -125,23 +127,28 @@ def test_what_a_transport_gets_prints_without_its_content() -> None:
     clean(call, call.body, call.cancel, call.evidence, call.assembler, Delta([user(PROMPT)], "resp_1", 1))
 
 
+def option_of(secrets: tuple[str, ...]) -> Json:
+    return {"api_key": KEY} if secrets == (KEY,) else {"credential": Account()}
+
+
 def echo(secrets: tuple[str, ...]) -> Json:
     """An error of a server that gives the credential back wherever it can."""
     said = " ".join(secrets)
     return {"error": {"message": f"bad key {said}, Bearer {said}", "code": secrets[0], "type": secrets[-1], "param": secrets[0]}}
 
 
-def step_of(name: str, secrets: tuple[str, ...]) -> Any:
+def reply_of(name: str, secrets: tuple[str, ...]) -> list[Step]:
     said = " ".join(secrets)
-    return {
-        "lost": lost,
-        "401": refusing(401, echo(secrets)),
-        "400": refusing(400, echo(secrets)),
-        "500": refusing(500, f"<html>{said}</html>"),
-        "no stream": refusing(200, ANSWER),
-        "error": [*text_response(ANSWER)[:-1], {"type": "error", **echo(secrets)}],
-        "failed": [*text_response(ANSWER)[:-1], failed(secrets[0], said)],
-    }[name]
+    replies: dict[str, list[Step]] = {
+        "lost": [*WHOLE[:5], Close()],
+        "401": [HttpError(401, echo(secrets))],
+        "400": [HttpError(400, echo(secrets))],
+        "500": [HttpError(500, f"<html>{said}</html>".encode(), {"content-type": "text/html"})],
+        "no stream": [HttpError(200, ANSWER.encode(), {"content-type": "text/plain"})],
+        "error": [*WHOLE[:-1], {"type": "error", **echo(secrets)}],
+        "failed": [*WHOLE[:-1], failed(secrets[0], said)],
+    }
+    return replies[name]
 
 
 @pytest.mark.row("A26")
@@ -149,8 +156,7 @@ def step_of(name: str, secrets: tuple[str, ...]) -> Any:
 @pytest.mark.parametrize("name", ["lost", "401", "400", "500", "no stream", "error", "failed"])
 def test_a_call_that_fails_shows_nothing(transport: TransportName, log: list[str], secrets: tuple[str, ...], name: str) -> None:
     """The error, its traceback, the log, the statistics; a server that echoes the credential is no exception."""
-    option = {"api_key": KEY} if secrets == (KEY,) else {"credential": Account()}
-    with Peer(transport, step_of(name, secrets)) as peer, peer.provider(**option) as provider:
+    with Peer(transport, reply_of(name, secrets), api_key=secrets[0]) as peer, peer.provider(**option_of(secrets)) as provider:
         error = failing(provider)
         assert error.partial is not None and error.partial.text == (ANSWER if name in ("lost", "error", "failed") else "")
     clean(*log)
@@ -167,39 +173,48 @@ def failing(provider: Provider) -> PixirError:
     return error
 
 
-def upgrade_of(name: str, secrets: tuple[str, ...]) -> Script:
-    """A peer that says the credential at or after the upgrade."""
+@pytest.mark.row("A26")
+@pytest.mark.parametrize("secrets", [(KEY,), (TOKEN, ACCOUNT)], ids=["key", "account"])
+@pytest.mark.parametrize("status", [401, 403, 426, 429, 500])
+def test_an_upgrade_that_is_refused_shows_nothing(log: list[str], secrets: tuple[str, ...], status: int) -> None:
+    """Neither its headers nor its body."""
     said = " ".join(secrets)
-
-    def script(wire: Wire) -> None:
-        if name.isdigit():
-            wire.refuse(int(name), {"X-Echo": said}, echo(secrets) if int(name) < 500 else f"<html>{said}</html>")
-            return
-        wire.accept()
-        wire.read_create()
-        if name == "closed":
-            wire.close(1011, said)
-        elif name == "closed as refused":
-            wire.close(1008, said)
-        elif name == "no event":
-            wire.send(f"{{{said}")
-            wire.send({"type": "error", "error": said})
-        elif name == "no frame":
-            wire.raw(b"\xff" + said.encode())
-        wire.expect_closed()
-
-    return script
+    refusal = faults.RefuseUpgrade(status, echo(secrets) if status < 500 else f"<html>{said}</html>".encode(), {"X-Echo": said})
+    with LocalServer(api_key=secrets[0]) as server, server.fault(refusal):
+        with provider_for(server, transport="websocket", retry=0, **option_of(secrets)) as provider:
+            failing(provider)
+    clean(*log)
 
 
 @pytest.mark.row("A26")
 @pytest.mark.parametrize("secrets", [(KEY,), (TOKEN, ACCOUNT)], ids=["key", "account"])
-@pytest.mark.parametrize("name", ["401", "403", "426", "429", "500", "closed", "closed as refused", "no event", "no frame"])
+@pytest.mark.parametrize("name", ["closed", "closed as refused", "no event"])
 def test_a_websocket_that_fails_shows_nothing(log: list[str], secrets: tuple[str, ...], name: str) -> None:
-    """Neither what a refusal of the upgrade says, nor the reason of a close frame."""
-    option = {"api_key": KEY} if secrets == (KEY,) else {"credential": Account()}
-    with WebSocketPeer(upgrade_of(name, secrets), upgrade=False) as peer:
-        with provider_for(peer, transport="websocket", retry=0, **option) as provider:
-            failing(provider)
+    """Neither the reason of a close frame nor what is no event."""
+    said = " ".join(secrets)
+    steps: dict[str, list[Step]] = {
+        "closed": [Close(1011, said)],
+        "closed as refused": [Close(1008, said)],
+        "no event": [NotJson(f"{{{said}".encode()), {"type": "error", "error": said}],
+    }
+    with Peer("websocket", steps[name], api_key=secrets[0]) as peer, peer.provider(retry=0, **option_of(secrets)) as provider:
+        failing(provider)
+        assert len(peer.bodies) == 1
+    clean(*log)
+
+
+@pytest.mark.row("A26")
+@pytest.mark.parametrize("secrets", [(KEY,), (TOKEN, ACCOUNT)], ids=["key", "account"])
+def test_what_is_no_frame_shows_nothing(log: list[str], secrets: tuple[str, ...]) -> None:
+    """Bytes that break the framing stay out of everything, too."""
+
+    def script(wire: Wire) -> None:
+        wire.read_create()
+        wire.raw(b"\xff" + " ".join(secrets).encode())
+        wire.expect_closed()
+
+    with WebSocketPeer(script) as peer, provider_for(peer, transport="websocket", retry=0, **option_of(secrets)) as provider:
+        failing(provider)
     clean(*log)
 
 
@@ -207,7 +222,7 @@ def test_a_websocket_that_fails_shows_nothing(log: list[str], secrets: tuple[str
 def test_a_message_that_quotes_the_request_stays_out_of_the_log(transport: TransportName, log: list[str]) -> None:
     """The provider's words are in the message and the body, where they belong, and nowhere else."""
     said = {"error": {"message": f"the word {PROMPT} is not allowed", "code": "bad_word"}}
-    with Peer(transport, refusing(500, said)) as peer, peer.provider(api_key=KEY) as provider:
+    with Peer(transport, [HttpError(500, said)], api_key=KEY) as peer, peer.provider() as provider:
         with pytest.raises(ProviderError, match=PROMPT) as caught:
             provider.complete(PROMPT)
         assert len(peer.bodies) == 3, "the log had two retries to speak of"

@@ -33,9 +33,9 @@ from pixir_sync import (
     TextDelta,
     user,
 )
-from pixir_sync.local import LocalServer
+from pixir_sync.local import Close, HttpError, LocalServer, Pause, Step
 from pixir_sync.transports.ws import wire
-from tests.support.both import Line, Peer, Step, TransportName, refusing
+from tests.support.both import Peer, Reply, TransportName
 from tests.support.events import Json, text_response
 from tests.support.fake import FakeTransport, provider_for
 
@@ -43,29 +43,14 @@ WHOLE = text_response("Hel", "lo")
 SOON = 5.0  # a bound for what takes milliseconds, on a machine that is busy
 
 
-class Held:
-    """A step that answers up to the first delta and then waits for the client to go, or for the test."""
-
-    def __init__(self, upto: int = 5) -> None:
-        self.upto = upto
-        self.reached, self.gone = threading.Event(), threading.Event()
-
-    def __call__(self, line: Line) -> None:
-        line.begin()
-        line.events(WHOLE[: self.upto])
-        self.reached.set()
-        line.wait_closed()
-        self.gone.set()
-
-
-def mute(line: Line) -> None:
-    """A step that never answers."""
-    line.wait_closed()
+def half(pause: Pause) -> list[Step]:
+    """An answer up to its first delta, which then waits: for the test, or for the client to go."""
+    return [*WHOLE[:5], pause]
 
 
 @contextmanager
-def peer_and(transport: TransportName, *steps: Step, **options: Any) -> Iterator[tuple[Peer, Provider]]:
-    with Peer(transport, *steps) as peer, peer.provider(**options) as provider:
+def peer_and(transport: TransportName, *replies: Reply, **options: Any) -> Iterator[tuple[Peer, Provider]]:
+    with Peer(transport, *replies) as peer, peer.provider(**options) as provider:
         yield peer, provider
 
 
@@ -136,11 +121,11 @@ def test_the_request_is_read_when_it_is_first_sent(transport: TransportName) -> 
     history = [user("one", "two")]
     metadata = {"a": "1"}
 
-    def meddle(line: Line) -> None:
+    def meddle(body: Json) -> Iterator[Step]:
         history[0]["content"][0]["text"] = "changed on the way"
         history.append(user("late"))
         metadata["a"] = "changed"
-        line.refuse(500, b"", None)
+        yield HttpError(500)
 
     with peer_and(transport, meddle, WHOLE) as (peer, provider):
         stream = provider.stream(history, metadata=metadata)
@@ -185,7 +170,7 @@ def test_the_result_is_the_same_one_each_time(transport: TransportName) -> None:
 
 def test_the_error_is_the_same_one_each_time(transport: TransportName) -> None:
     """After a failure: raised by the iteration, by result() again and again, also after a close."""
-    with peer_and(transport, refusing(400)) as (peer, provider):
+    with peer_and(transport, [HttpError(400)]) as (peer, provider):
         stream = provider.stream("Hi")
         error = end_of(lambda: next(stream))
         assert end_of(stream.result) is error and next(stream, None) is None
@@ -196,8 +181,8 @@ def test_the_error_is_the_same_one_each_time(transport: TransportName) -> None:
 
 def test_after_an_early_close_the_partial_result_is_there(transport: TransportName) -> None:
     """Leaving the block early ends the call on the server's side; result() is Cancelled with what there was."""
-    held = Held()
-    with peer_and(transport, held) as (_, provider):
+    held = Pause()
+    with peer_and(transport, half(held)) as (_, provider):
         with provider.stream("Hi") as stream:
             assert to_first_text(stream).text == "Hel"
         assert held.gone.wait(SOON) and running(provider) == 0
@@ -209,8 +194,8 @@ def test_after_an_early_close_the_partial_result_is_there(transport: TransportNa
 
 def test_an_exception_of_the_consumer_ends_the_call(transport: TransportName) -> None:
     """It goes through as it is; the server's side ends."""
-    held = Held()
-    with peer_and(transport, held) as (_, provider):
+    held = Pause()
+    with peer_and(transport, half(held)) as (_, provider):
         with pytest.raises(KeyError), provider.stream("Hi") as stream:
             for event in stream:
                 if event.text:
@@ -221,7 +206,7 @@ def test_an_exception_of_the_consumer_ends_the_call(transport: TransportName) ->
 @pytest.mark.parametrize("begun", [False, True])
 def test_an_exception_can_be_thrown_in(transport: TransportName, begun: bool) -> None:
     """As into any generator; afterwards the stream is over and says so."""
-    with peer_and(transport, Held()) as (_, provider):
+    with peer_and(transport, half(Pause())) as (_, provider):
         stream = provider.stream("Hi")
         if begun:
             to_first_text(stream)
@@ -266,14 +251,14 @@ def test_text_stream_yields_only_text(transport: TransportName) -> None:
     with peer_and(transport, WHOLE) as (_, provider), provider.stream("Hi") as stream:
         assert list(stream.text_stream) == ["Hel", "lo"]
         assert stream.result().text == "Hello"
-    with peer_and(transport, refusing(400)) as (_, provider):
+    with peer_and(transport, [HttpError(400)]) as (_, provider):
         stream = provider.stream("Hi")
         assert isinstance(end_of(lambda: list(stream.text_stream)), PixirError)
 
 
 def test_metadata_is_the_evidence_so_far(transport: TransportName) -> None:
     """It fills as the call runs, and is a copy."""
-    with peer_and(transport, Held()) as (_, provider), provider.stream("Hi") as stream:
+    with peer_and(transport, half(Pause())) as (_, provider), provider.stream("Hi") as stream:
         assert stream.metadata["active_transport"] is None
         to_first_text(stream)
         found = stream.metadata
@@ -304,11 +289,11 @@ def test_ended_before_it_began_it_opens_nothing(transport: TransportName, how: C
 def test_another_thread_ends_a_wait_at_once(transport: TransportName, how: Callable[[ResponseStream], None], text: str) -> None:
     """The consumer is woken with Cancelled and what there is; the provider goes on to serve."""
     seen = threading.Event()
-    with peer_and(transport, Held() if text else mute, WHOLE, timeouts=60) as (peer, provider):
+    with peer_and(transport, half(Pause()) if text else [Pause()], WHOLE, timeouts=60) as (peer, provider):
         stream = provider.stream("Hi")
 
         def end_it() -> None:
-            peer.wait_requests(1)
+            peer.server.requests.wait(1)
             assert not text or seen.wait(5)
             how(stream)
 
@@ -328,8 +313,8 @@ def test_another_thread_ends_a_wait_at_once(transport: TransportName, how: Calla
 
 def test_a_close_by_another_thread_between_two_events_is_seen_by_the_consumer(transport: TransportName) -> None:
     """The consumer's loop ends with Cancelled, never quietly as if the answer had ended."""
-    held = Held()
-    with peer_and(transport, held) as (_, provider):
+    held = Pause()
+    with peer_and(transport, half(held)) as (_, provider):
         stream = provider.stream("Hi")
         to_first_text(stream)
         closer = threading.Thread(target=stream.close)
@@ -348,7 +333,7 @@ def test_a_cancel_ends_the_wait_before_a_retry(transport: TransportName) -> None
             timers.append(threading.Timer(0.02, stream.cancel))
             timers[0].start()
 
-    with peer_and(transport, refusing(500), retry=slow, hooks=hook) as (peer, provider):
+    with peer_and(transport, [HttpError(500)], retry=slow, hooks=hook) as (peer, provider):
         stream = provider.stream("Hi")
         assert isinstance(end_of(stream.result), Cancelled)
         timers[0].join()
@@ -371,8 +356,8 @@ def test_a_cancel_between_two_events_of_a_batch(batch: list[Json], ended: bool) 
 
 def test_one_token_cancels_many_streams(transport: TransportName) -> None:
     """Those that run, one that waits to begin and one that is made later; not those that were not given it."""
-    token, held = CancelToken(), [Held(), Held()]
-    with peer_and(transport, *held, WHOLE) as (peer, provider):
+    token, held = CancelToken(), [Pause(), Pause()]
+    with peer_and(transport, *map(half, held), WHOLE) as (peer, provider):
         begun = [provider.stream("Hi", cancel=token) for _ in held]
         for stream in begun:
             to_first_text(stream)
@@ -382,7 +367,7 @@ def test_one_token_cancels_many_streams(transport: TransportName) -> None:
         later = provider.stream("Hi", cancel=token)
         for stream in (*begun, waiting, later):
             assert isinstance(end_of(stream.result), Cancelled)
-        assert all(step.gone.wait(SOON) for step in held)
+        assert all(pause.gone.wait(SOON) for pause in held)
         assert free.result().text == "Hello" and len(peer.bodies) == 3 and running(provider) == 0
 
 
@@ -397,7 +382,7 @@ def test_a_token_keeps_nothing_of_finished_streams() -> None:
 
 def test_the_first_event_limit_is_a_typed_error(transport: TransportName) -> None:
     """A peer that never answers: FirstEventTimeout with its phase, not tried again."""
-    with peer_and(transport, mute) as (peer, provider):
+    with peer_and(transport, [Pause()]) as (peer, provider):
         error = end_of(lambda: provider.complete("Hi", timeouts=0.15))
         assert isinstance(error, FirstEventTimeout) and isinstance(error, TimeoutError)
         assert (error.phase, error.request_sent, len(peer.bodies)) == ("first_event", True, 1)
@@ -407,7 +392,7 @@ def test_the_first_event_limit_is_a_typed_error(transport: TransportName) -> Non
 def test_a_wait_over_a_websocket_is_short_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Ctrl-C just before a wait does not interrupt it: so it takes a second at most, whatever the limits, and comes again."""
     waits: list[float] = []
-    release = threading.Event()
+    held = Pause()
 
     def recording() -> Any:
         made = select.poll()
@@ -418,16 +403,11 @@ def test_a_wait_over_a_websocket_is_short_in_one_piece(monkeypatch: pytest.Monke
 
         return SimpleNamespace(register=made.register, modify=made.modify, poll=poll)
 
-    def step(line: Line) -> None:
-        line.events(WHOLE[:5])
-        line.hold(release)
-        line.events(WHOLE[5:])
-
     monkeypatch.setattr(wire, "select", SimpleNamespace(poll=recording, POLLIN=select.POLLIN, POLLOUT=select.POLLOUT))
-    with peer_and("websocket", step, timeouts=600) as (_, provider):
+    with peer_and("websocket", [*half(held), *WHOLE[5:]], timeouts=600) as (_, provider):
         stream = provider.stream("Hi")
         to_first_text(stream)
-        timer = threading.Timer(0.1, release.set)
+        timer = threading.Timer(0.1, held.event.set)
         timer.start()
         assert stream.result().text == "Hello"
         timer.join()
@@ -440,16 +420,8 @@ def test_a_wait_over_a_websocket_is_short_in_one_piece(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("other", [next, ResponseStream.result, list], ids=["next", "result", "for"])
 def test_a_second_consumer_is_refused(transport: TransportName, other: Callable[[Any], object]) -> None:
     """While one thread waits in the stream, another gets an error at once; the first one's answer is whole."""
-    release = threading.Event()
-
-    def step(line: Line) -> None:
-        line.begin()
-        line.events(WHOLE[:5])
-        line.hold(release)
-        line.events(WHOLE[5:])
-        line.finish()
-
-    with peer_and(transport, step) as (_, provider):
+    held = Pause()
+    with peer_and(transport, [*half(held), *WHOLE[5:]]) as (_, provider):
         stream = provider.stream("Hi")
         to_first_text(stream)
         first: list[Result] = []
@@ -461,7 +433,7 @@ def test_a_second_consumer_is_refused(transport: TransportName, other: Callable[
         with pytest.raises((InvalidRequest, ValueError)) as caught:
             other(stream)
         assert "already executing" in str(caught.value) or "one consumer at a time" in str(caught.value)
-        release.set()
+        held.event.set()
         thread.join(SOON)
     assert first[0].text == "Hello" and stream.result() is first[0]
 
@@ -488,8 +460,8 @@ def test_two_consumers_by_turns_share_the_events(transport: TransportName) -> No
 @pytest.mark.parametrize("hold", ["stream", "iterator", "text"])
 def test_an_abandoned_stream_ends_with_its_last_reference(transport: TransportName, hold: str) -> None:
     """With the collector off: the call is live no more and the peer sees the connection end."""
-    held = Held()
-    with peer_and(transport, held) as (_, provider), no_collector():
+    held = Pause()
+    with peer_and(transport, half(held)) as (_, provider), no_collector():
         stream: Any = provider.stream("Hi")
         if hold == "text":
             stream = stream.text_stream
@@ -507,8 +479,8 @@ def test_an_abandoned_stream_ends_with_its_last_reference(transport: TransportNa
 
 def test_an_abandoned_stream_ends_after_a_retry_too(transport: TransportName) -> None:
     """What the first attempt raised keeps nothing of the second one alive."""
-    held = Held()
-    with peer_and(transport, refusing(500), held) as (peer, provider), no_collector():
+    held = Pause()
+    with peer_and(transport, [HttpError(500)], half(held)) as (peer, provider), no_collector():
         stream = provider.stream("Hi", cancel=CancelToken())
         to_first_text(stream)
         del stream
@@ -558,8 +530,8 @@ def test_a_stream_outlives_its_provider(transport: TransportName) -> None:
 
 def test_closing_the_provider_ends_its_streams_alone(transport: TransportName) -> None:
     """Another provider's are not touched; each of its own ends in ProviderClosed."""
-    held = [Held() for _ in range(3)]
-    with Peer(transport, *held) as peer:
+    held = [Pause() for _ in range(3)]
+    with Peer(transport, *map(half, held)) as peer:
         one, other = peer.provider(), peer.provider()
         streams = [one.stream("Hi"), one.stream("Hi"), other.stream("Hi")]
         for stream in streams:
@@ -570,18 +542,12 @@ def test_closing_the_provider_ends_its_streams_alone(transport: TransportName) -
         assert not streams[2].metadata["total_ms"] and running(other) == 1
         streams[2].close()
         other.close()
-        assert all(step.gone.wait(SOON) for step in held)
+        assert all(pause.gone.wait(SOON) for pause in held)
 
 
 def test_a_lost_connection_is_an_error_with_what_there_was(transport: TransportName) -> None:
     """Never a quiet end."""
-
-    def cut(line: Line) -> None:
-        line.begin()
-        line.events(WHOLE[:5])
-        line.cut()
-
-    with peer_and(transport, cut) as (_, provider):
+    with peer_and(transport, [*WHOLE[:5], Close()]) as (_, provider):
         stream = provider.stream("Hi")
         texts: list[str] = []
         with pytest.raises(ConnectionLost) as caught:

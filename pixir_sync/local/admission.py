@@ -66,9 +66,8 @@ class Admission:
 
     def input_context(self, body: Body, before: Context, *, store: bool) -> Context:
         """The context after the body's input, checked. Raises `ApiError`."""
-        known = frozenset(ids_in(before)) if store or self.store.items else frozenset()
         items = accept(
-            body.get("input"), model=body["model"], store=store, stored=self.store.items, before=known
+            body.get("input"), model=body["model"], store=store, stored=self.store.items, before=ids_in(before)
         )
         if store:
             items = [item if "id" in item else {**item, "id": self.item_id(item)} for item in items]

@@ -75,7 +75,9 @@ class Engine(Admission):
             self.adopt(body, connection, lane, event["response"])
 
     def steer(self, body: Body, connection: Connection) -> Event:
-        """Take a ``response.steer`` event; the event that answers it. Raises `ApiError` for one that names no response."""
+        """Take a ``response.steer`` event; the event that answers it. Raises `ApiError` for one that names no response, or has no
+        JSON form."""
+        tokens_of(body)  # its input may go back to the client
         response_id, given = body.get("previous_response_id"), body.get("input")
         if not isinstance(response_id, str):
             raise missing("previous_response_id")

@@ -35,7 +35,7 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
+        self.message = message.encode(errors="replace").decode()  # it quotes what a client sent: half of a surrogate pair has no JSON
         self.code = code
         self.param = param
         self.type = type or _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")

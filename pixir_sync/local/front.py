@@ -17,7 +17,7 @@ import re
 import time
 from typing import Any
 
-from aiohttp import ClientError, web
+from aiohttp import ClientError, HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
@@ -29,7 +29,7 @@ from pixir_sync.local.sse import Answering
 from pixir_sync.local.steps import Close, HttpError, Pause
 from pixir_sync.local.waiting import waited
 from pixir_sync.local.websocket import Socket
-from pixir_sync.local.wire import PATIENCE
+from pixir_sync.local.wire import PATIENCE, abort
 from pixir_sync.protocol.codec import CodecError, dumps, loads
 
 __all__ = ["Front"]
@@ -137,16 +137,27 @@ class Front(web.Server):
         if isinstance(step, Pause):
             await waited(step)
         self._authorize(request)
-        return await Socket(self, request, step if isinstance(step, Close) else None).run()
+        try:
+            return await Socket(self, request, step if isinstance(step, Close) else None).run()
+        except web.HTTPBadRequest as error:
+            raise invalid(f"The upgrade is none: {error.text}", code=None) from error
+        except ConnectionError:
+            raise
+        except Exception as error:  # it speaks no HTTP any more: no 500 can tell
+            self.shared.failures.append(error)
+            abort(request)
+            raise ConnectionResetError("the local server failed") from error
 
     async def _read(self, request: web.BaseRequest) -> tuple[Any, ApiError | None]:
         """The JSON body, recorded; and the refusal if it is none."""
         body, bad = None, None
         raw = b""
         try:
+            if request.version == HttpVersion11 and request.headers.get("Expect", "").lower() == "100-continue":
+                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             raw = await request.read()
             body = loads(raw) if raw else None
-        except (CodecError, ClientError, HttpProcessingError):
+        except (CodecError, ClientError, HttpProcessingError, web.RequestPayloadError):
             bad = invalid("We could not parse the JSON body of your request.", code="invalid_json")
         if bad is None and request.method == "POST" and body is not None and not isinstance(body, dict):
             bad = invalid("The body of the request is not a JSON object.", code="invalid_json")

@@ -12,7 +12,7 @@ Rules kept here (protocol notes, section 4):
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pixir_sync.local.errors import ApiError, invalid, missing, not_found
@@ -44,14 +44,16 @@ _HOSTED = re.compile(
 
 
 def accept(
-    given: Any, *, model: str, store: bool, stored: Mapping[str, StoredItem], before: frozenset[str] = frozenset()
+    given: Any, *, model: str, store: bool, stored: Mapping[str, StoredItem], before: Iterable[str] = ()
 ) -> list[Item]:
-    """The input as items, references resolved. ``before`` are the ids already in the context. Raises `ApiError`."""
+    """The input as items, references resolved. ``before`` are the ids already in the context, read once and only where one is
+    looked for: contexts are long. Raises `ApiError`."""
     if isinstance(given, str):
         return [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": given}]}]
     items: Sequence[Any] = given if given is not None else ()
     accepted: list[Item] = []
-    present = set(before)
+    present: set[str] = set()
+    earlier = iter(before)
     for index, item in enumerate(items):
         path = f"input[{index}]"
         item = _shaped(item, path)
@@ -59,7 +61,7 @@ def accept(
             item = _known(item, path, store, stored)
         if item["type"] == "reasoning" and item.get("id") not in stored:
             _check_reasoning_item(item, path, model)
-        _check_company(item, stored, present)
+        _check_company(item, stored, present, earlier)
         present.add(str(item.get("id")))
         accepted.append(item)
     return accepted
@@ -146,10 +148,14 @@ def _check_reasoning_item(item: Item, path: str, model: str) -> None:
     check_reasoning(item["encrypted_content"], model, f"{path}.encrypted_content")
 
 
-def _check_company(item: Item, stored: Mapping[str, StoredItem], present: set[str]) -> None:
+def _check_company(item: Item, stored: Mapping[str, StoredItem], present: set[str], earlier: Iterator[str]) -> None:
     """A stored item needs the reasoning item that led to it."""
     known = stored.get(str(item.get("id")))
-    if known is not None and known.reasoning_id is not None and known.reasoning_id not in present:
+    if known is None or known.reasoning_id is None:
+        return
+    if known.reasoning_id not in present:
+        present.update(earlier)
+    if known.reasoning_id not in present:
         raise ApiError(
             400,
             f"Item '{item['id']}' of type '{item['type']}' was provided without its required 'reasoning' item: "

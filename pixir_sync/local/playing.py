@@ -5,12 +5,15 @@ Rules kept here:
 * The engine sees everything that is said in its place, so that what a scenario completes can be continued from, and what a
   fault refuses is forgotten.
 * Lazy from end to end: nothing is made before the step before it has left.
+* What a scenario or a fault raises is an `Exception` that is no ConnectionError, or becomes one that is chained to it. To the
+  front a ConnectionError says that the client has gone, and what is no `Exception` (``pytest.fail``, ``sys.exit``) would be lost.
+* What a scenario or a fault gives that is no step raises TypeError: a client would wait for it for ever.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args, get_origin
 
 from pixir_sync.local.answers import Answer
 from pixir_sync.local.faults import Exchange
@@ -23,10 +26,29 @@ if TYPE_CHECKING:
 
 __all__ = ["play"]
 
+_PLAYED = tuple(get_origin(kind) or kind for kind in get_args(Step) if kind is not Answer)
+
 
 def play(shared: Shared, exchange: Exchange, connection: Connection | None) -> Iterator[Step]:
     """The steps that answer this request. The iterator raises `ApiError` where the engine refuses it."""
+    try:
+        yield from _played(shared, exchange, connection)
+    except (GeneratorExit, Exception) as error:
+        if isinstance(error, ConnectionError):
+            raise _failed(error) from error
+        raise
+    except BaseException as error:
+        raise _failed(error) from error
+
+
+def _failed(error: BaseException) -> RuntimeError:
+    return RuntimeError(f"a scenario or a fault raised {type(error).__name__}: {error}")
+
+
+def _played(shared: Shared, exchange: Exchange, connection: Connection | None) -> Iterator[Step]:
     for step in shared.faults.on_answer(_source(shared, exchange, connection), exchange):
+        if not isinstance(step, _PLAYED):
+            raise TypeError(f"{type(step).__name__} is no step: a scenario gives a text, an Answer, a list of steps, or None")
         if isinstance(step, HttpError):
             shared.engine.observe(exchange.body, connection, step.frame())
         for event in events_in(step):

@@ -17,6 +17,7 @@ from typing import Any
 
 from pixir_sync.local.errors import invalid, missing, not_found
 from pixir_sync.local.schema import fit
+from pixir_sync.protocol.codec import CodecError, dumps
 
 __all__ = ["Models", "check_body", "check_stream_id", "compacts_at", "steerable", "warms_up"]
 
@@ -144,8 +145,8 @@ def _check_schema(schema: Any, path: str, code: str) -> None:
     """A schema is one that a value can be made for."""
     _of(dict)(schema, path)
     try:
-        fit(schema)
-    except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError, RecursionError):
+        dumps(fit(schema))
+    except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError, RecursionError, CodecError):
         raise invalid(f"Invalid schema at '{path}'.", path, code) from None
 
 

@@ -43,25 +43,35 @@ class Running:
         self._make_front = _front_factory()
         self._listening: Future[int] = Future()
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._main(shared, host, port, context)),
-            name="pixir-local-server",
-            daemon=True,
+            target=self._run, args=(shared, host, port, context), name="pixir-local-server", daemon=True
         )
         self._thread.start()
         try:
             self.port = self._listening.result()
         except BaseException:
+            if self._listening.exception() is None:  # it listens: it was this wait that was interrupted
+                self.stop()
             self._thread.join()
             raise
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the caller runs on the server's own thread (a scenario, a fault), which cannot wait for itself."""
+        return threading.current_thread() is self._thread
+
+    def _run(self, shared: Shared, host: str, port: int, context: ssl.SSLContext | None) -> None:
+        try:
+            with asyncio.Runner() as runner:
+                runner.run(self._main(shared, host, port, context))
+        except Exception as error:
+            if self._listening.done():
+                raise
+            self._listening.set_exception(error)  # raised where the server was started
 
     async def _main(self, shared: Shared, host: str, port: int, context: ssl.SSLContext | None) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         self._front = front = self._make_front(shared)
-        try:
-            listener = await self._loop.create_server(front, host, port, ssl=context, backlog=_BACKLOG)
-        except Exception as error:
-            self._listening.set_exception(error)  # raised where the server was started
-            return
+        listener = await self._loop.create_server(front, host, port, ssl=context, backlog=_BACKLOG)
         self._listening.set_result(listener.sockets[0].getsockname()[1])
         await self._stopping.wait()
         for sock in listener.sockets:
@@ -72,10 +82,12 @@ class Running:
         await front.stop()
 
     def stop(self) -> None:
-        """End everything, and wait for the end."""
-        self._loop.call_soon_threadsafe(self._stopping.set)
+        """End everything, and wait for the end. May be called again, after an interrupt for example."""
+        if self._thread.is_alive():  # it is not in a child process either
+            self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join()
 
     def call(self, act: Callable[[Front], Coroutine[Any, Any, None]]) -> None:
-        """Let the front do something on its event loop, and wait until it is done. Called from any other thread."""
-        asyncio.run_coroutine_threadsafe(act(self._front), self._loop).result()
+        """Let the front do something on its event loop, and wait until it is done. Not while `stop` runs, nor on its own thread."""
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(act(self._front), self._loop).result()

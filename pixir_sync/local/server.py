@@ -3,7 +3,8 @@
 Rules kept here:
 
 * Nothing listens before `start` and nothing is left after `close`: no thread, no socket, no task.
-* ``_lock`` guards who starts and who stops; the thread itself never takes it.
+* ``_lock`` guards what is done to the running server, start to stop: one thing after the other. The server's own thread, which is
+  waited for, never takes it: a scenario that calls these methods gets a RuntimeError.
 """
 
 from __future__ import annotations
@@ -162,16 +163,18 @@ class LocalServer:
 
     def start(self) -> None:
         """Listen. Does nothing while it listens already; after `close` it starts anew, with its store as it was."""
+        self._not_from_inside()
         with self._lock:
             if self._running is None:
                 self._running = Running(self._shared, self.host, self._asked_port, self._ssl)
 
     def close(self) -> None:
-        """Stop: every request and connection ends, the thread too. May be called more than once."""
+        """Stop: every request and connection ends, the thread too. May be called more than once, from any thread but its own."""
+        self._not_from_inside()
         with self._lock:
-            running, self._running = self._running, None
-        if running is not None:
-            running.stop()
+            if self._running is not None:
+                self._running.stop()
+                self._running = None
 
     def cut_connections(self) -> None:
         """Cut every open TCP connection without a word, as a network does. Returns when it is done."""
@@ -198,9 +201,15 @@ class LocalServer:
         self._call(act)
 
     def _call(self, act: Callable[[Front], Coroutine[Any, Any, None]]) -> None:
+        self._not_from_inside()
+        with self._lock:
+            if self._running is not None:
+                self._running.call(act)
+
+    def _not_from_inside(self) -> None:
         running = self._running
-        if running is not None:
-            running.call(act)
+        if running is not None and running.is_here:
+            raise RuntimeError("a scenario or a fault runs on the server's own thread, which cannot wait for itself; use a step")
 
 
 def _names(given: Iterable[str] | None) -> frozenset[str] | None:

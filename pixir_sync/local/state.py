@@ -120,10 +120,12 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class StoredItem:
-    """An item with an id, and the id of the reasoning item that must come with it (None if none must)."""
+    """An item with an id, the id of the reasoning item that must come with it (None if none must), and the id of the response
+    that it was first stored with, and goes with (None if with none)."""
 
     item: dict[str, Any]
     reasoning_id: str | None = None
+    owner: str | None = None
 
 
 @dataclass(slots=True)
@@ -137,37 +139,36 @@ class Store:
     def add(self, record: Record) -> None:
         """Keep a response, its input items and its output items."""
         self.records[record.id] = record
-        self.keep(record.before.items)
+        for item in record.before.items:
+            self._keep(item, None, record.id)
         reasoning_id: str | None = None
         for item in record.response["output"]:
             if item.get("type") == "reasoning":
                 reasoning_id = item.get("id")
-                self._keep(item, None)
+                self._keep(item, None, record.id)
             else:
-                self._keep(item, reasoning_id)
+                self._keep(item, reasoning_id, record.id)
 
     def keep(self, items: Iterable[dict[str, Any]]) -> None:
         """Keep items by their ids, so that a later input may name them."""
         for item in items:
-            self._keep(item, None)
+            self._keep(item, None, None)
 
-    def _keep(self, item: dict[str, Any], reasoning_id: str | None) -> None:
+    def _keep(self, item: dict[str, Any], reasoning_id: str | None, owner: str | None) -> None:
         item_id = item.get("id")
         if isinstance(item_id, str):
-            self.items.setdefault(item_id, StoredItem(item, reasoning_id))
+            self.items.setdefault(item_id, StoredItem(item, reasoning_id, owner))
 
     def remove(self, response_id: str) -> bool:
-        """Forget a response and its items; false if there is none."""
+        """Forget a response and the items that were stored with it; false if there is none."""
         record = self.records.pop(response_id, None)
         if record is None:
             return False
-        for item in self._own_items(record):
-            self.items.pop(str(item.get("id")), None)
+        for item in (*record.before.items, *record.response["output"]):
+            kept = self.items.get(str(item.get("id")))
+            if kept is not None and kept.owner == response_id:  # what it only referred to is another one's
+                del self.items[str(item["id"])]
         return True
-
-    @staticmethod
-    def _own_items(record: Record) -> Iterable[dict[str, Any]]:
-        return [*record.before.items, *record.response["output"]]
 
     def conversation(self, conversation_id: str) -> Context:
         """A conversation's context; an id that was never used names an empty one."""

@@ -5,6 +5,7 @@ Rules kept here:
 * ``_writing`` is held while a frame leaves, so that a pong never breaks into a frame that leaves slowly.
 * A client that has gone is a ConnectionError, which ends whoever writes. One that does not read holds up its own answers and
   nobody else: what is not part of an answer is given up after `PATIENCE` seconds.
+* Nothing follows a close frame: what would, is left out in silence. Answers that run go on for the reading task to end.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Writing:
     async def frame(self, payload: bytes, kind: WSMsgType = WSMsgType.TEXT) -> None:
         """Send a frame."""
         async with self._writing:
-            await self._ws.send_frame(payload, kind)
+            if not self._closed or kind is WSMsgType.CLOSE:
+                await self._ws.send_frame(payload, kind)
 
     async def event(self, event: dict[str, Any]) -> None:
         """Send an event."""
@@ -50,12 +52,14 @@ class Writing:
     async def slowly(self, step: Slowly) -> None:
         """Send a text frame byte by byte, its head too."""
         async with self._writing:
-            await trickled(self._request, _frame(step.sent), step)
+            if not self._closed:
+                await trickled(self._request, _frame(step.sent), step)
 
     async def together(self, step: Together) -> None:
         """Send text frames in one write."""
         async with self._writing:
-            _write(self._request, b"".join(map(_frame, step.sent)))
+            if not self._closed:
+                _write(self._request, b"".join(map(_frame, step.sent)))
 
     async def close(self, code: int, reason: str = "") -> None:
         """Send a close frame, once, and leave it to the reading task to see the client's.
@@ -64,9 +68,10 @@ class Writing:
         """
         if self._closed:
             return
+        payload = struct.pack("!H", code) + reason.encode()  # a code that is none raises here, while there is somebody to tell
         self._closed = True
         try:
-            await asyncio.wait_for(self.frame(struct.pack("!H", code) + reason.encode(), WSMsgType.CLOSE), PATIENCE)
+            await asyncio.wait_for(self.frame(payload, WSMsgType.CLOSE), PATIENCE)
         except ConnectionError:
             return  # the client has gone already
         except TimeoutError:

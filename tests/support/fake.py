@@ -1,18 +1,19 @@
-"""What the tests of `Provider` share: a transport that plays batches of events, a peer's script that answers call after call."""
+"""What the tests of `Provider` share: a transport that plays batches of events, a provider for a server, a peer at any path."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, Protocol
 
 from pixir_sync import Network, Provider, RetryPolicy
 from pixir_sync.transports.base import Call, Transport
-from tests.support.peer import Conn, Script
+from tests.support.events import text_response
+from tests.support.peer import Conn, ScriptedPeer
+from tests.support.ws_peer import WebSocketPeer, Wire, conversation
 
 Json = dict[str, Any]
 
-__all__ = ["QUICK", "FakeTransport", "answers", "provider_for", "refusing"]
+__all__ = ["QUICK", "FakeTransport", "anywhere", "provider_for"]
 
 QUICK = RetryPolicy(initial_delay=0.001, jitter=0)
 """The default policy without its waits."""
@@ -63,33 +64,19 @@ def provider_for(place: _Place, **options: Any) -> Provider:
     return Provider(**{**given, **options})
 
 
-def answers(*steps: list[Json] | Callable[[Conn], object]) -> Script:
-    """A script for all connections of a peer: the n-th request gets the n-th step, those after it the last one.
+def anywhere(transport: str, seen: list[tuple[str, Json]]) -> ScriptedPeer | WebSocketPeer:
+    """A peer that answers the first request on each connection, at whatever path; ``seen`` gets the path and the body of each."""
 
-    A step is a list of events, or a callable that says what to do.
-    """
-    lock = threading.Lock()
-    left = iter(range(1 << 30))
+    def over_http(conn: Conn) -> None:
+        request = conn.read_request()
+        seen.append((request.path, request.json))
+        conn.start_sse()
+        for event in text_response("ok"):
+            conn.sse(event)
+        conn.finish()
 
-    def script(conn: Conn) -> None:
-        while True:
-            conn.read_request()
-            with lock:
-                number = next(left)
-            step = steps[min(number, len(steps) - 1)]
-            if callable(step):
-                step(conn)
-                if conn.sock.fileno() < 0:
-                    return
-            else:
-                conn.start_sse()
-                for event in step:
-                    conn.sse(event)
-                conn.finish()
+    def over_websocket(wire: Wire, create: Json) -> None:
+        seen.append((wire.request.path, create))
+        wire.answer("ok", to=create)
 
-    return script
-
-
-def refusing(status: int, body: Any = b"", headers: dict[str, str] | None = None) -> Callable[[Conn], object]:
-    """A step for `answers`: a whole response with this status."""
-    return lambda conn: conn.respond(status, body, headers)
+    return WebSocketPeer(conversation(over_websocket)) if transport == "websocket" else ScriptedPeer(over_http)

@@ -277,13 +277,6 @@ class ScriptedPeer:
         if self._errors and error is None:
             raise self._errors[0]
 
-    def wait_requests(self, count: int, deadline: float = DEADLINE) -> list[Request]:
-        """Waits until so many requests came; all of them."""
-        with self._news:
-            arrived = self._news.wait_for(lambda: len(self.requests) >= count, deadline)
-            assert arrived, f"{len(self.requests)} of {count} requests came within {deadline} s"
-            return list(self.requests)
-
     def _note(self, request: Request) -> None:
         with self._news:
             self.requests.append(request)

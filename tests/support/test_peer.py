@@ -54,9 +54,9 @@ def test_requests_are_parsed_and_recorded() -> None:
             assert json.loads(answer.read()) == {"echo": {"n": n}}
         client.close()
         assert len(peer.connections) == 1
-        first = peer.wait_requests(2)[0]
+        first, second = peer.requests
         assert (first.method, first.path) == ("POST", "/v1/responses?a=b")
-        assert (first.headers["x-a"], first.json) == ("b", {"n": 0})
+        assert (first.headers["x-a"], first.json, second.json) == ("b", {"n": 0}, {"n": 1})
         assert bytes(peer.connections[0].received).count(b"POST ") == 2
     assert peer.base_url == f"http://127.0.0.1:{peer.port}/v1"
 
