@@ -71,6 +71,9 @@ def tls_context(network: Network, environ: Mapping[str, str] = os.environ) -> ss
     try:
         if bundle is not None and os.path.isdir(bundle):
             context = ssl.create_default_context(capath=bundle)
+        elif bundle is None and not network.trust_env:
+            cafile, capath = _built_in_authorities()
+            context = ssl.create_default_context(cafile=cafile, capath=capath)
         else:
             context = ssl.create_default_context(cafile=bundle)
     except (OSError, ssl.SSLError) as error:
@@ -87,6 +90,21 @@ def tls_context(network: Network, environ: Mapping[str, str] = os.environ) -> ss
             raise InvalidRequest(f"network.client_cert cannot be read: {type(error).__name__}") from None
     context.sslsocket_class = TLSSocket
     return context
+
+
+def _built_in_authorities() -> tuple[str | None, str | None]:
+    """The file and the directory where OpenSSL looks by itself, whatever ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` say.
+
+    Where neither is there it would look at those again: then certifi's.
+    """
+    paths = ssl.get_default_verify_paths()
+    cafile = paths.openssl_cafile if os.path.isfile(paths.openssl_cafile) else None
+    capath = paths.openssl_capath if os.path.isdir(paths.openssl_capath) else None
+    if cafile is None and capath is None:
+        import certifi
+
+        cafile = certifi.where()
+    return cafile, capath
 
 
 def _has_system_authorities() -> bool:

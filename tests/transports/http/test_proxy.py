@@ -14,7 +14,7 @@ import pytest
 from pixir_sync import ConnectFailed, ConnectTimeout, PixirError
 from tests.support.peer import Conn
 from tests.transports.http.helpers import KEY, Wire, answer, answers, drip, took
-from tests.transports.http.proxy import ConnectProxy
+from tests.support.proxy import ConnectProxy
 
 
 @pytest.fixture

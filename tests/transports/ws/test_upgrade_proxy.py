@@ -14,7 +14,7 @@ import pytest
 from pixir_sync import Cancelled, CancelToken, ConnectFailed, ConnectTimeout, InvalidRequest, Network
 from tests.support.peer import Conn, ScriptedPeer
 from tests.transports.http.helpers import DEADLINE, linux, nothing_left, took
-from tests.transports.http.proxy import ConnectProxy
+from tests.support.proxy import ConnectProxy
 from tests.transports.ws.upgrade_helpers import (
     FRAME,
     KEY,

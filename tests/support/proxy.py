@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import select
 import socket
 import ssl
@@ -10,14 +11,18 @@ from contextlib import closing, suppress
 
 
 class ConnectProxy:
-    """The proxy, as a context manager. ``heads`` are the heads of the requests that it got; ``refuse`` makes it answer 403.
+    """The proxy, as a context manager. ``heads`` are the heads of the requests that it got.
+
+    ``login`` (``name:password``) is what it asks for, with a 407 for whoever does not say it; ``refuse`` makes it answer 403 to
+    everybody, ``hang`` makes it answer nobody.
 
     One thread per connection reads and writes both of its sides: TLS objects are not for two threads at once.
     """
 
-    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, context: ssl.SSLContext | None = None, *, login: str | None = None) -> None:
         self.heads: list[str] = []
-        self.refuse = False
+        self.refuse = self.hang = False
+        self._wanted = None if login is None else b"basic " + base64.b64encode(login.encode()).lower()
         self._context = context
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(0.02)
@@ -61,8 +66,12 @@ class ConnectProxy:
             head += data
         self.heads.append(head.decode("latin-1"))
         method, target, _ = head.split(b"\r\n")[0].split(b" ")
-        if self.refuse:
-            sock.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        if self.hang:
+            self._over.wait(10)
+            return
+        if self.refuse or (self._wanted is not None and self._wanted not in head.lower()):
+            status = b"403 Forbidden" if self.refuse else b"407 Proxy Authentication Required"
+            sock.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
             return
         place = target if method == b"CONNECT" else target.split(b"/")[2]
         host, port = place.decode().rsplit(":", 1)
@@ -70,7 +79,8 @@ class ConnectProxy:
             if method == b"CONNECT":
                 sock.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
             else:
-                upstream.sendall(head)
+                kept = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"proxy-")]
+                upstream.sendall(b"\r\n".join(kept))
             self._pump(sock, upstream)
 
     def _pump(self, client: socket.socket, upstream: socket.socket) -> None:
