@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from inspect import getattr_static
 from typing import Any
 from urllib.parse import urlsplit
 
 from pixir_sync.catalog import PRESETS, Preset, default_model
-from pixir_sync.credentials import ApiKey, CallableKey, Credential, EnvironmentKey, check_headers
+from pixir_sync.credentials import ApiKey, CallableKey, Credential, EnvironmentKey, check_credential, check_headers
 from pixir_sync.protocol.checks import choice, plain_text
 from pixir_sync.protocol.checks import text as check_text
 from pixir_sync.protocol.errors import InvalidRequest
@@ -270,7 +269,7 @@ def _check(config: ProviderConfig) -> None:
     hooks = config.hooks if isinstance(config.hooks, (list, tuple)) else (config.hooks,)
     if not all(map(callable, hooks)):
         raise InvalidRequest("hooks must be a callable or a list of callables")
-    _check_credential(config)
+    check_credential(config.api_key, config.credential, (config.url, "http" + config.websocket_address.removeprefix("ws")))
 
 
 def _check_transport(transport: object) -> None:
@@ -278,19 +277,3 @@ def _check_transport(transport: object) -> None:
         choice("transport", transport, TRANSPORTS)
     elif not callable(getattr(transport, "attempt", None)):
         raise InvalidRequest(f"transport must be one of {', '.join(TRANSPORTS)} or a Transport, not {type(transport).__name__}")
-
-
-def _check_credential(config: ProviderConfig) -> None:
-    if config.credential is not None and config.api_key is not None:
-        raise InvalidRequest("api_key and credential exclude each other: give one of the two")
-    if config.api_key is not None and not isinstance(config.api_key, str) and not callable(config.api_key):
-        raise InvalidRequest(f"api_key must be a string or a callable, not {type(config.api_key).__name__}")
-    if config.credential is not None and not _is_credential(config.credential):
-        raise InvalidRequest("credential must have headers() and identity")
-    if isinstance(config.api_key, str):
-        ApiKey(config.api_key)
-
-
-def _is_credential(value: object) -> bool:
-    """Whether it has what a credential has; nothing is read, because an identity may need a key that is not there yet."""
-    return all(getattr_static(value, name, None) is not None for name in ("headers", "identity"))

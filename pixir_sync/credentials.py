@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from inspect import getattr_static
 from typing import Protocol, runtime_checkable
 
 from pixir_sync.protocol.errors import InvalidRequest, NotAuthenticated
+from pixir_sync.urls import check_origin
 
-__all__ = ["ApiKey", "CallableKey", "Credential", "EnvironmentKey", "check_headers", "secrets_of"]
+__all__ = [
+    "ApiKey", "CallableKey", "ChatGPTToken", "Credential", "EnvironmentKey", "check_credential", "check_headers", "secrets_of",
+]  # fmt: skip
 
 _SALT = os.urandom(16)
 # They say where a request goes and where it ends: a second opinion on that is how requests are smuggled.
@@ -30,7 +34,8 @@ class Credential(Protocol):
     """What `Provider` asks of a credential.
 
     ``headers()`` gives the headers of one call (called once per attempt, from any thread); ``identity`` is equal for equal
-    accounts and stays when a token is refreshed. A credential that also has ``refresh()`` is refreshed once after a 401.
+    accounts and stays when a token is refreshed. A credential that also has ``refresh()`` is refreshed once after a 401; one with
+    an ``origin``, such as ``https://host``, is sent there and nowhere else.
     """
 
     @property
@@ -120,6 +125,49 @@ class CallableKey(_Bearer):
 
     def key(self) -> str:
         return _checked(self.function(), "the result of api_key()")
+
+
+class ChatGPTToken(_Bearer):
+    """A ChatGPT login: an access token, or a function that gives it, and the id of the account that it belongs to.
+
+    Both are sent to ``origin`` only: a provider for another place (this machine apart, for tests) is refused when it is made.
+    The identity is the account's, so that a refreshed token keeps its connections. Raises `InvalidRequest` for values that cannot
+    be sent. A login flow that gets such tokens is not part of this class.
+    """
+
+    __slots__ = ("_account_id", "_token")
+
+    origin = "https://chatgpt.com"
+
+    def __init__(self, token: str | Callable[[], str], account_id: str) -> None:
+        self._token = token if callable(token) else _checked(token, "token")
+        self._account_id = _checked(account_id, "account_id")
+
+    @property
+    def identity(self) -> str:
+        return _digest(self._account_id)
+
+    def key(self) -> str:
+        return _checked(self._token(), "the result of token()") if callable(self._token) else self._token
+
+    def headers(self) -> Mapping[str, str]:
+        return {**super().headers(), "chatgpt-account-id": self._account_id}
+
+
+def check_credential(api_key: object, credential: object, urls: Iterable[str]) -> None:
+    """What a provider was given for a key or a credential, and where that would be sent. Raises `InvalidRequest`."""
+    if credential is not None and api_key is not None:
+        raise InvalidRequest("api_key and credential exclude each other: give one of the two")
+    if api_key is not None and not isinstance(api_key, str) and not callable(api_key):
+        raise InvalidRequest(f"api_key must be a string or a callable, not {type(api_key).__name__}")
+    # Nothing is read here, because an identity may need a key that is not there yet.
+    if credential is not None and not all(getattr_static(credential, name, None) is not None for name in ("headers", "identity")):
+        raise InvalidRequest("credential must have headers() and identity")
+    if isinstance(api_key, str):
+        ApiKey(api_key)
+    origin = getattr_static(credential, "origin", None)
+    for url in urls if isinstance(origin, str) else ():
+        check_origin(url, origin)
 
 
 def check_headers(headers: object, source: str) -> dict[str, str]:

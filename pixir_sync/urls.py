@@ -10,7 +10,7 @@ from pixir_sync.protocol.checks import plain_text
 from pixir_sync.protocol.checks import text as check_text
 from pixir_sync.protocol.errors import InvalidRequest
 
-__all__ = ["check_base", "check_url", "join", "split"]
+__all__ = ["check_base", "check_origin", "check_url", "join", "split"]
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -38,6 +38,13 @@ def check_base(name: str, url: object, allow_insecure: bool) -> None:
     """A base URL, which may end in a mark of how it is to be used: ``#`` or ``##``. Raises `InvalidRequest`."""
     marked = isinstance(url, str) and re.search(r"[^#]##?$", url) is not None
     check_url(name, url.rstrip("#") if marked and isinstance(url, str) else url, ("http", "https"), allow_insecure)
+
+
+def check_origin(url: str, origin: str) -> None:
+    """Raise `InvalidRequest` where a credential that is for one origin only would be sent to another; this machine apart."""
+    parts = urlsplit(url)
+    if f"{parts.scheme}://{parts.netloc}".lower() != origin and not _is_loopback(parts.hostname or ""):
+        raise InvalidRequest(f"credential: this one is sent to {origin} only, and base_url or websocket_url leads elsewhere")
 
 
 def check_url(name: str, url: object, schemes: tuple[str, str], allow_insecure: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pixir_sync import ApiKey, Credential, InvalidRequest, Network, NotAuthenticated, PixirError, Provider
+from pixir_sync import ApiKey, ChatGPTToken, Credential, InvalidRequest, Network, NotAuthenticated, PixirError, Provider
 from pixir_sync.credentials import CallableKey, EnvironmentKey, check_headers, secrets_of
 from pixir_sync.local import HttpError, LocalServer
 from tests.support.both import Peer, TransportName
@@ -312,3 +312,63 @@ def test_errors_of_a_credential_keep_their_kind(server: LocalServer, transport: 
         with pytest.raises(PixirError) as caught:
             provider.complete("Hi")
         assert (type(caught.value), caught.value.code, caught.value.phase) == (PixirError, "shut", "auth")
+
+
+# A ChatGPT login
+
+CHATGPT = "https://chatgpt.com/backend-api/codex"
+ELSEWHERE = [
+    {"base_url": "https://api.example.test/backend-api/codex"},
+    {"base_url": "https://chatgpt.com.example.test/v1"},
+    {"base_url": "https://chatgpt.com:444/v1"},
+    {"base_url": "http://chatgpt.com/v1", "network": Network(allow_insecure=True)},
+    {"endpoint": "openai"},
+    {"endpoint": "chatgpt", "websocket_url": "wss://api.example.test/responses"},
+]
+
+
+@pytest.mark.row("D4")
+@pytest.mark.parametrize("place", ELSEWHERE, ids=[str(place)[:60] for place in ELSEWHERE])
+def test_a_login_goes_to_its_own_place_only(place: dict[str, Any]) -> None:
+    """A provider for another origin is refused when it is made: by another host, port or scheme, or for the WebSocket alone."""
+    with pytest.raises(InvalidRequest, match="sent to https://chatgpt.com only"):
+        Provider(credential=ChatGPTToken("secret-token", "acct-1"), model="m", **place)
+    Provider(credential=ChatGPTToken("secret-token", "acct-1"), model="m", endpoint="chatgpt")
+    Provider(credential=ChatGPTToken("secret-token", "acct-1"), model="m", base_url=CHATGPT.upper().replace("HTTPS", "https"))
+
+
+@pytest.mark.row("D4")
+def test_a_login_is_a_token_and_an_account(transport: TransportName) -> None:
+    """Both are sent, to nobody that a redirect names; the account is the identity, so that a fresh token keeps the connection."""
+    tokens = iter(["first", "second", "third"])
+    login = ChatGPTToken(lambda: next(tokens), "acct-1")
+    with LocalServer(api_key="first") as server, provider_for(server, credential=login, transport=transport) as provider:
+        provider.complete("Hi", session="s")
+        heads = server.upgrades if transport == "websocket" else server.requests
+        assert heads.only.headers["chatgpt-account-id"] == "acct-1" and heads.only.headers["authorization"] == "Bearer first"
+        if transport == "websocket":
+            assert provider.complete("Hi", session="s").provider_metadata["connection_reused"] and len(server.upgrades) == 1
+    assert login.identity == ChatGPTToken("other", "acct-1").identity != ChatGPTToken("other", "acct-2").identity
+    assert "acct" not in repr(login) + repr(provider) and "first" not in repr(login)
+
+
+@pytest.mark.row("D4")
+def test_it_says_who_it_is(transport: TransportName) -> None:
+    """Its own user agent, and an originator only where one was given; never another program's."""
+    with LocalServer() as server:
+        for originator in (None, "my_program"):
+            with provider_for(server, transport=transport, originator=originator) as provider:
+                provider.complete("Hi")
+    heads = server.upgrades if transport == "websocket" else server.requests
+    assert [head.headers.get("originator") for head in heads] == [None, "my_program"]
+    for head in heads:
+        assert head.headers["user-agent"].startswith("pixir-sync/") and "codex" not in str(dict(head.headers)).lower()
+
+
+@pytest.mark.row("D4", "D5")
+@pytest.mark.parametrize(("token", "account"), [("a b", "acct"), ("a\nb", "acct"), ("t", "acct\r\nX: y"), ("t", "ä"), (5, "a")])
+def test_a_login_that_cannot_be_sent_is_refused(token: Any, account: str) -> None:
+    """Before any network, and without a quote of it."""
+    with pytest.raises(InvalidRequest) as caught:
+        ChatGPTToken(token, account)
+    assert "X: y" not in str(caught.value)

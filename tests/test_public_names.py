@@ -14,7 +14,7 @@ from tests.benchmarks.import_time import measure
 # Adding a name is a decision, and so is taking one away: both are made here too.
 PROVIDER = {"Provider", "ResponseStream", "CancelToken", "Transport", "Call"}
 SETTINGS = {"Keepalive", "Network", "PoolOptions", "ProviderConfig", "RetryPolicy", "Timeouts"}
-CREDENTIALS = {"ApiKey", "Credential"}
+CREDENTIALS = {"ApiKey", "ChatGPTToken", "Credential"}
 HOOKS = {"Hook", "HookEvent"}
 REQUESTS = {"Request", "assistant", "from_messages", "image", "tool_output", "tool_spec", "user"}
 EVENTS = {"Event", "FunctionCallDelta", "ItemDone", "ReasoningDelta", "RefusalDelta", "Terminal", "TextDelta"}
