@@ -15,6 +15,7 @@ from pixir_sync.protocol.result import Result
 from tests.support.both import Peer, TransportName
 from tests.support.events import Json, failed, function_call_response, text_response
 from tests.support.fake import FakeTransport, provider_for
+from tests.support.proxy import ConnectProxy
 from tests.support.ws_peer import WebSocketPeer, Wire
 
 KEY, TOKEN, ACCOUNT = "sk-" + "quagga" * 3, "tok-" + "okapi" * 3, "acct-" + "dugong" * 3
@@ -279,3 +280,22 @@ def test_results_print_without_their_text(transport: TransportName) -> None:
         result = provider.complete(PROMPT)
     clean(repr(result), repr([result]), repr(Result(text=ANSWER)))
     assert str(result) == ANSWER
+
+
+@pytest.mark.row("A26")
+@pytest.mark.parametrize("proxied", [False, True])
+def test_a_key_in_the_query_of_a_base_stays_out_of_the_log(
+    transport: TransportName, log: list[str], proxied: bool
+) -> None:
+    """The libraries log what they ask for; what of that is ours is logged without its query, and other programs' lines as ever."""
+    with LocalServer() as server, ConnectProxy() as proxy:
+        network = Network(trust_env=False, proxy=proxy.url if proxied else None)
+        with provider_for(server, base_url=f"{server.base_url}?api-key={KEY}", transport=transport, network=network) as provider:
+            provider.complete("Hi")
+            provider.models()
+            with pytest.raises(PixirError):
+                provider.retrieve("resp_none")
+        assert {recorded.query for recorded in server.requests[-2:]} == {f"api-key={KEY}"}
+    assert [line for line in log if "/v1/models" in line] and not [line for line in log if "quagga" in line]
+    logging.getLogger("urllib3.connectionpool").debug('"%s %s"', "GET", "/theirs?a=1")
+    assert "/theirs?a=1" in log[-1]

@@ -7,6 +7,7 @@ and the guard lets a cancel shut the connection down.
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 import threading
@@ -39,6 +40,18 @@ class guarding:
 
     def __exit__(self, *exc: object) -> None:
         _present.guard = None
+
+
+class _WithoutQuery(logging.Filter):
+    """Takes the query, which may hold a key, out of what urllib3 logs of our own requests; other programs' lines stay."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if getattr(_present, "guard", None) is not None and isinstance(record.args, tuple):
+            record.args = tuple(arg.partition("?")[0] if isinstance(arg, str) else arg for arg in record.args)
+        return True
+
+
+logging.getLogger("urllib3.connectionpool").addFilter(_WithoutQuery())
 
 
 class _GuardedIO:
