@@ -287,7 +287,7 @@ def test_results_print_without_their_text(transport: TransportName) -> None:
 def test_a_key_in_the_query_of_a_base_stays_out_of_the_log(
     transport: TransportName, log: list[str], proxied: bool
 ) -> None:
-    """The libraries log what they ask for; what of that is ours is logged without its query, and other programs' lines as ever."""
+    """The libraries log what they ask for: what of that is ours without its query, and other programs' lines as ever."""
     with LocalServer() as server, ConnectProxy() as proxy:
         network = Network(trust_env=False, proxy=proxy.url if proxied else None)
         with provider_for(server, base_url=f"{server.base_url}?api-key={KEY}", transport=transport, network=network) as provider:
