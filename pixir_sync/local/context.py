@@ -98,7 +98,7 @@ class Context:
 
 @dataclass(slots=True)
 class _Facts:
-    """The facts while items are being read; ``outputs`` are the tool outputs since the last message."""
+    """The facts while items are being read; ``outputs`` are the tool outputs since the last message of the user or the model."""
 
     users: int
     last_user: str
@@ -118,6 +118,8 @@ class _Facts:
             self.outputs = []
 
     def _message(self, item: Item) -> None:
+        if item.get("role") in ("system", "developer"):
+            return  # an instruction behind an output leaves it to be answered
         self.outputs = []
         if item.get("role") == "user":
             self.users += 1
@@ -136,5 +138,7 @@ EMPTY = Context()
 
 
 def ids_in(context: Context) -> Iterator[str]:
-    """The item ids in a context, oldest first."""
-    return (item["id"] for item in context.all_items() if isinstance(item.get("id"), str))
+    """The item ids in a context, oldest first. Looks at it only when the first one is asked for."""
+    for item in context.all_items():
+        if isinstance(item.get("id"), str):
+            yield item["id"]

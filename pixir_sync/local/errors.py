@@ -35,7 +35,8 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message.encode(errors="replace").decode()  # it quotes what a client sent: half of a surrogate pair has no JSON
+        # It may quote what a client sent, and half of a surrogate pair has no JSON form.
+        self.message = message.encode(errors="replace").decode()
         self.code = code
         self.param = param
         self.type = type or _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")

@@ -88,6 +88,6 @@ class Running:
         self._thread.join()
 
     def call(self, act: Callable[[Front], Coroutine[Any, Any, None]]) -> None:
-        """Let the front do something on its event loop, and wait until it is done. Not while `stop` runs, nor on its own thread."""
+        """Let the front do something on its event loop, and wait until it is done. Not beside `stop`, nor on its own thread."""
         if self._thread.is_alive():
             asyncio.run_coroutine_threadsafe(act(self._front), self._loop).result()

@@ -2,7 +2,7 @@
 
 Rules kept here:
 
-* Order: created, (queued), in_progress; the parts; one terminal event with the whole output and the usage.
+* Order: created, in_progress (not of a warm-up); the parts; one terminal event with the whole output and the usage.
 * ``finish`` is told the final response before the terminal event is given out, so that whoever sees that event can already
   continue from the response.
 """

@@ -334,3 +334,30 @@ def test_ids_differ_between_servers() -> None:
     one, two = Engine(salt="a"), Engine(salt="b")
     ids = {run(engine, body())["id"] for engine in (one, one, two)}
     assert len(ids) == 3
+
+
+@pytest.mark.parametrize("store", [False, True])
+def test_a_turn_does_not_walk_the_whole_conversation(monkeypatch: pytest.MonkeyPatch, store: bool) -> None:
+    """Continuing looks at the new items only, stored or not: a turn costs the same however long the conversation is."""
+    engine, connection = Engine(), Connection()
+    run(engine, body("stored by somebody"))
+    last = run(engine, body("one", store=store), connection)
+    monkeypatch.setattr("pixir_sync.local.context.Context.all_items", pytest.fail)
+    assert text(run(engine, body("two", store=store, previous_response_id=last["id"]), connection)) == "Heard: two (context: 2)"
+
+
+def test_a_schema_that_only_infinity_fits_is_refused() -> None:
+    """What is made for a schema has a JSON form, or the request is a 400."""
+    schema = {"type": "number", "exclusiveMinimum": 1e308, "multipleOf": 1e308}
+    error = refusal(Engine(), body(text={"format": {"type": "json_schema", "name": "n", "schema": schema}}))
+    assert (error.status, error.code) == (400, "invalid_json_schema")
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_an_instruction_behind_an_output_does_not_hide_it(role: str) -> None:
+    """A program that reminds its model behind each tool output gets its answer, and not the same call for ever."""
+    engine, connection = Engine(), Connection()
+    called = run(engine, body("get_weather", tools=[TOOL]), connection)
+    items = [output(called["output"][0]["call_id"], "sunny"), {"role": role, "content": "Be brief."}]
+    answered = run(engine, body(items, tools=[TOOL], previous_response_id=called["id"]), connection)
+    assert text(answered) == 'Tool answered: "sunny" (context: 1)'

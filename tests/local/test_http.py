@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import json
+import socket as sockets
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -11,19 +13,7 @@ import pytest
 
 from pixir_sync.local import Close, HttpError, LocalServer, Pause, Step
 from tests.local.helpers import Json, bare, body, call, http_connection, next_event, start_stream, stream, text, user
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[LocalServer]:
-    """A server for tests that leave nothing behind in it."""
-    with LocalServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server() -> Iterator[LocalServer]:
-    with LocalServer() as server:
-        yield server
+from tests.support.ws_client import read_to
 
 
 def test_post_answers_with_a_response_object(server: LocalServer) -> None:
@@ -266,3 +256,44 @@ def test_many_streams_at_once(server: LocalServer) -> None:
     for thread in threads:
         thread.join(20)
     assert answers == {number: f"Heard: n{number} (context: 1)" for number in range(50)}
+
+
+def exchanged(server: LocalServer, request: bytes) -> bytes:
+    """What comes for these bytes, up to the end of the first head."""
+    with sockets.create_connection((server.host, server.port), 5) as sock:
+        sock.sendall(request)
+        return read_to(sock, b"\r\n\r\n")
+
+
+def head(line: str, *lines: str) -> bytes:
+    return "\r\n".join([line, "Host: h", "Authorization: Bearer local-key", *lines, "", ""]).encode()
+
+
+def test_a_client_that_waits_for_100_continue_is_told_to_go_on(server: LocalServer) -> None:
+    """The body may be held back until the server asks for it (curl does so)."""
+    data = json.dumps(body()).encode()
+    with sockets.create_connection((server.host, server.port), 5) as sock:
+        sock.sendall(head("POST /v1/responses HTTP/1.1", "Expect: 100-continue", f"Content-Length: {len(data)}"))
+        assert read_to(sock, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        sock.sendall(data)
+        assert read_to(sock, b"\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_body_that_is_not_compressed_as_it_says_is_refused(server: LocalServer) -> None:
+    """It is the client's mistake, not the server's: a 400, and no failure."""
+    request = head("POST /v1/responses HTTP/1.1", "Content-Encoding: gzip", "Content-Length: 5") + b"plain"
+    assert exchanged(server, request).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("missing", ["Connection", "Sec-WebSocket-Key", "Sec-WebSocket-Version"])
+def test_half_an_upgrade_is_refused(server: LocalServer, missing: str) -> None:
+    """An upgrade without one of its headers is the client's mistake: a 400, and no failure."""
+    lines = {
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    del lines[missing]
+    found = exchanged(server, head("GET /v1/responses HTTP/1.1", *(f"{name}: {value}" for name, value in lines.items())))
+    assert found.startswith(b"HTTP/1.1 400 ") and b"x-request-id" in found

@@ -259,3 +259,37 @@ def test_a_client_that_reads_nothing_is_given_up() -> None:
     with LocalServer(ping_interval=SOON, ping_timeout=0.2, scenario=flood) as server, mute(server) as client:
         client.create()
         assert ended.wait(5), "the answer is still being sent to a client that has read nothing for seconds"
+
+
+def test_nothing_follows_a_close_frame() -> None:
+    """Neither what is left of an answer, nor a pong, nor the answer to a request that comes afterwards."""
+    pause = Pause()
+    steps: list[Step] = [{"type": "first"}, pause, Answer("Too late.")]
+    with LocalServer(scenario=lambda _: steps) as server, mute(server) as client:
+        client.create()
+        client.frame()
+        client.send(BINARY, b"x")
+        assert client.closed() == 1003
+        pause.event.set()
+        client.send(PING, b"still there?")
+        client.create()
+        server.requests.wait(2)
+        client.send(CLOSE, (1000).to_bytes(2, "big"))
+        assert client.sock.recv(1) == b""
+
+
+def test_a_close_ends_what_the_other_lanes_say() -> None:
+    """A scenario's close on one lane is the last frame of the connection."""
+    pause = Pause()
+    steps: dict[str | None, list[Step]] = {"a": [{"type": "running"}, pause, {"type": "too late"}], "b": [Close(1001)]}
+
+    def scenario(body: Json) -> list[Step]:
+        return steps[body.get("stream_id")]
+
+    with LocalServer(scenario=scenario) as server, mute(server) as client:
+        client.create(stream_id="a")
+        client.frame()
+        client.create(stream_id="b")
+        assert client.closed() == 1001
+        pause.event.set()
+        assert client.sock.recv(1) == b""

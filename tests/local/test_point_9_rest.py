@@ -218,3 +218,14 @@ def test_a_wrong_key_has_a_request_id_too(server: LocalServer) -> None:
     with http_connection(server) as connection:
         status, _, headers = call(connection, "GET", "/v1/models", key="wrong")
     assert status == 401 and headers["x-request-id"].startswith("req_")
+
+
+def test_a_response_takes_only_its_own_items_with_it(server: LocalServer) -> None:
+    """Deleting a response that referred to another one's item leaves that item where it was."""
+    first = get(server, "", "POST", body())[1]
+    reference: Json = {"type": "item_reference", "id": first["output"][0]["id"]}
+    second = get(server, "", "POST", body([reference, user("again")]))[1]
+    assert get(server, f"/{second['id']}", "DELETE")[0] == 200
+    assert get(server, "", "POST", body([reference, user("and again")]))[0] == 200
+    assert get(server, f"/{first['id']}", "DELETE")[0] == 200
+    assert get(server, "", "POST", body([reference, user("once more")]))[0] == 404

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import http.client
 import json
+import os
 import signal
 import socket as sockets
 import ssl
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import pytest
 import trustme
@@ -205,3 +208,77 @@ def test_a_slow_frame_holds_nobody_up(act: Callable[[LocalServer], object]) -> N
         client.create()
         assert client.sock.recv(1) == b"\x81"
         in_time(lambda: act(server), client)
+
+
+def test_a_start_that_finds_no_descriptor_is_an_error() -> None:
+    """Where not even an event loop can be made, start() raises OSError and leaves no thread; it does not wait for one."""
+    code = (
+        "import os, resource, threading, aiohttp\n"
+        "from pixir_sync.local import LocalServer, front\n"
+        "limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir('/dev/fd')) - 1, limit))\n"
+        "try:\n"
+        "    LocalServer().start()\n"
+        "except OSError as error:\n"
+        "    print(error.errno, threading.active_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=10, check=True)
+    assert done.stdout.split() == [str(errno.EMFILE), "1"]
+
+
+def test_an_interrupted_start_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while start() waits goes through, and what had begun to listen is stopped."""
+    before = threading.active_count()
+    result = Future.result
+
+    def interrupted(future: Future[int], timeout: float | None = None) -> int:
+        result(future, 5)
+        raise KeyboardInterrupt
+
+    server = LocalServer()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Future, "result", interrupted)
+        server.start()
+    assert threading.active_count() == before and "closed" in repr(server)
+    server.start()
+    server.close()
+
+
+def test_close_has_closed_for_every_thread_that_called_it() -> None:
+    """Whichever of several threads comes first, close() returns in each of them when the server's thread is gone."""
+
+    def close(server: LocalServer, own: threading.Thread, alive: list[bool]) -> None:
+        server.close()
+        alive.append(own.is_alive())
+
+    for _ in range(20):
+        server = LocalServer()
+        server.start()
+        (own,) = (thread for thread in threading.enumerate() if thread.name == "pixir-local-server")
+        alive: list[bool] = []
+        with mute(server):
+            threads = [threading.Thread(target=close, args=(server, own, alive)) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(5)
+        assert alive == [False] * 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_process_has_no_server() -> None:
+    """After a fork the child's copy does nothing and waits for nothing, and the parent's server goes on."""
+    with LocalServer() as server, socket(server) as client:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(5)
+            status = 1
+            try:
+                server.cut_connections()
+                server.close()
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+        assert turn(client, body())[-1]["type"] == "response.completed"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import pytest
@@ -11,14 +10,10 @@ from websockets.exceptions import InvalidStatus
 
 from pixir_sync.local import Close, HttpError, LocalServer, Pause
 from tests.local.helpers import TOOL, Json, body, output, receive, send, socket, text, turn, user
+from tests.local.raw import mute
+from tests.support.ws_wire import TEXT
 
 CREATE = '{"type": "response.create", "model": "m"'
-
-
-@pytest.fixture
-def server() -> Iterator[LocalServer]:
-    with LocalServer() as server:
-        yield server
 
 
 def test_one_socket_serves_a_conversation(server: LocalServer) -> None:
@@ -185,3 +180,38 @@ def test_failing_scenario_gets_an_error_frame() -> None:
         assert turn(client, body())[-1]["status"] == 500
         server.scenario = None
         assert turn(client, body())[-1]["type"] == "response.completed"
+
+
+HALF = r'"\ud800"'  # half of a surrogate pair: JSON that no answer can repeat
+HALVES = {
+    "steer": f'{{"type": "response.steer", "previous_response_id": "r", "input": {HALF}}}',
+    "steer, its key": f'{{"type": "response.steer", "previous_response_id": "r", "input": "x", {HALF}: 1}}',
+    "previous response": f'{CREATE}, "input": "x", "previous_response_id": {HALF}}}',
+    "item reference": f'{CREATE}, "input": [{{"type": "item_reference", "id": {HALF}}}], "store": true}}',
+    "model": f'{{"type": "response.create", "model": {HALF}, "input": "x"}}',
+}
+
+
+@pytest.mark.parametrize("frame", HALVES.values(), ids=HALVES.keys())
+def test_what_has_no_json_form_is_refused_and_the_socket_kept(frame: str) -> None:
+    """Whatever the refusal would quote, it is an error frame; the next turn runs."""
+    with LocalServer(models=["m"]) as server, socket(server) as client:
+        client.send(frame)
+        assert receive(client)["type"] == "error"
+        assert turn(client, body())[-1]["type"] == "response.completed"
+
+
+def test_a_failure_while_reading_cuts_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No HTTP answer is written on a WebSocket: a failure of the server's own outside any turn ends the connection."""
+
+    def fails(*args: Any) -> NoReturn:
+        raise ZeroDivisionError
+
+    server = LocalServer()
+    server.start()
+    monkeypatch.setattr("pixir_sync.local.engine.Engine.steer", fails)
+    with mute(server) as client:
+        client.send(TEXT, b'{"type": "response.steer"}')
+        assert client.sock.recv(1) == b""
+    assert [type(failure) for failure in server.failures] == [ZeroDivisionError]
+    server.close()

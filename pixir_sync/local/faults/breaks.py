@@ -31,7 +31,10 @@ class Drop(Fault):
 
 @dataclass(frozen=True, slots=True)
 class Stall(Fault):
-    """An answer stands still after so many events, until `release`. ``pause.reached`` is set once one does."""
+    """An answer stands still after so many events, until `release`. ``pause.reached`` is set once one does.
+
+    A released one holds nothing up any more, and the end of its block releases it: make one for each block.
+    """
 
     after: int = 0
     pause: Pause = field(default_factory=Pause)

@@ -42,7 +42,10 @@ class CloseAfterUpgrade(Fault):
 
 @dataclass(frozen=True, slots=True)
 class StallUpgrade(Fault):
-    """The upgrade is not answered until `release`. ``pause.reached`` is set once one waits."""
+    """The upgrade is not answered until `release`. ``pause.reached`` is set once one waits.
+
+    As of `Stall`, make one for each block.
+    """
 
     pause: Pause = field(default_factory=Pause)
 
