@@ -173,7 +173,8 @@ class Front(web.Server):
 
     def _authorize(self, request: web.BaseRequest) -> None:
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        if not hmac.compare_digest(given, f"Bearer {self.shared.settings.api_key}".encode()):
+        scheme, _, token = given.partition(b" ")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(token, self.shared.settings.api_key.encode()):
             message = "Incorrect API key provided." if given else "No API key was provided."
             raise ApiError(401, message, code="invalid_api_key")
 
@@ -208,6 +209,8 @@ class Front(web.Server):
 
     def refuse(self, refusal: HttpError, started: float) -> web.Response:
         """The answer to a request that a scenario or a fault refuses."""
+        if refusal.body is None:
+            refusal = HttpError(refusal.status, ApiError(refusal.status, "Refused.").body(), refusal.headers)
         if isinstance(refusal.body, bytes):
             headers = {**self.headers(started), **refusal.headers}
             return web.Response(status=refusal.status, body=refusal.body, headers=headers)

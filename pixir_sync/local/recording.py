@@ -114,10 +114,12 @@ class Recorded:
 class Requests(Sequence[Recorded]):
     """What arrived so far, in order: a sequence that compares to a list, with what makes a test short.
 
-    Threads may share it. A slice and `over` give a copy of that moment, to which nothing is added.
+    Threads may share it. A slice and `over` give a copy of that moment, to which nothing is added. It grows with what arrives,
+    unless ``keep`` says how many are kept, the latest ones: for a server that runs for long.
     """
 
-    def __init__(self, recorded: Iterable[Recorded] = ()) -> None:
+    def __init__(self, recorded: Iterable[Recorded] = (), keep: int | None = None) -> None:
+        self._keep = keep
         self._recorded = list(recorded)  # list operations are atomic: readers copy it and need no lock
         # _arrived guards that a waiter does not miss what arrives between its look and its wait.
         self._arrived = threading.Condition()
@@ -149,6 +151,8 @@ class Requests(Sequence[Recorded]):
         """Add what arrived; wakes those who wait for it."""
         with self._arrived:
             self._recorded.append(recorded)
+            if self._keep is not None:
+                del self._recorded[: -self._keep]
             self._arrived.notify_all()
 
     def clear(self) -> None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalServer", "serve"]
 
+_SERVED = 100  # requests that a server in a shell has a record of
+
 
 class LocalServer:
     """A local Responses API server with a deterministic model, for tests and demonstrations.
@@ -44,7 +46,8 @@ class LocalServer:
     Of its WebSockets: ``frame_limit`` is the largest message taken, in bytes (16 MiB); ``max_age`` how long one may be open, in
     seconds (an hour; None: for ever); ``ping_interval`` and ``ping_timeout`` when it pings and how long it waits for the
     answer, in seconds (20 each; an interval of None: never); ``compression`` whether permessage-deflate is taken where a client
-    offers it, and ``lanes`` whether ``stream_id`` is known: services differ.
+    offers it, and ``lanes`` whether ``stream_id`` is known: services differ. ``keep``: of how many requests it has a record, the
+    latest ones (None: of all).
 
     Threads may share it. Raises OSError where it cannot listen, ImportError without aiohttp (extra ``local``).
     """
@@ -67,6 +70,7 @@ class LocalServer:
         ping_timeout: float = 20.0,
         compression: bool = False,
         lanes: bool = True,
+        keep: int | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self.host, self.model, self.api_key = host, model, api_key
@@ -80,7 +84,8 @@ class LocalServer:
         settings = Settings(
             api_key, model, frame_limit, max_age, ping_interval, ping_timeout, compression=compression, lanes=lanes
         )
-        self._shared = Shared(engine, settings, Board(faults), begun(scenario))
+        recorded = Requests(keep=keep), Requests(keep=keep)
+        self._shared = Shared(engine, settings, Board(faults), *recorded, scenario=begun(scenario))
         self._lock = threading.Lock()
         self._running: Running | None = None
 
@@ -162,10 +167,14 @@ class LocalServer:
         return f"<LocalServer {state}, {self.connections} connections, {len(self.requests)} requests>"
 
     def start(self) -> None:
-        """Listen. Does nothing while it listens already; after `close` it starts anew, with its store as it was."""
+        """Listen. Does nothing while it listens already; after `close` it starts anew, with its store as it was.
+
+        What failed in an earlier run is forgotten.
+        """
         self._not_from_inside()
         with self._lock:
             if self._running is None:
+                self._shared.failures.clear()
                 self._running = Running(self._shared, self.host, self._asked_port, self._ssl)
 
     def close(self) -> None:
@@ -228,7 +237,7 @@ def serve(
 
     Blocks. Raises OSError where it cannot listen, ImportError without aiohttp.
     """
-    server = LocalServer(host=host, port=port, api_key=api_key, model=model)
+    server = LocalServer(host=host, port=port, api_key=api_key, model=model, keep=_SERVED)
     try:
         server.start()
         if on_ready is not None:

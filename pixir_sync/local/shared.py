@@ -33,8 +33,8 @@ class Shared:
     engine: Engine
     settings: Settings
     faults: Board
+    requests: Requests
+    upgrades: Requests
     scenario: Scenario | None = None
     connections: int = 0
-    requests: Requests = field(default_factory=Requests)
-    upgrades: Requests = field(default_factory=Requests)
     failures: list[Exception] = field(default_factory=list)

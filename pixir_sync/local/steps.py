@@ -68,7 +68,7 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class HttpError:
-    """Refuse the request: an HTTP status with a body (a JSON value, or bytes as they are).
+    """Refuse the request: an HTTP status with a body (a JSON value, or bytes as they are; None is an error object).
 
     Over a WebSocket, an error frame with that status and the body's ``error``. Must be the first step.
     """

@@ -8,7 +8,7 @@ from pixir_sync.local.steps import Delay, Pause
 
 __all__ = ["waited"]
 
-_POLL = 0.002
+_POLL, _MOST = 0.002, 0.02
 
 
 async def waited(step: Pause | Delay) -> None:
@@ -21,8 +21,10 @@ async def waited(step: Pause | Delay) -> None:
         return
     step.reached.set()
     try:
+        between = _POLL
         while not step.event.is_set():
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(between)
+            between = min(between * 1.5, _MOST)  # hundreds may wait
     except asyncio.CancelledError:
         step.gone.set()
         raise

@@ -3,6 +3,7 @@
 Rules kept here:
 
 * One task reads, so that pings are answered and a close is seen while a turn runs; one task per running turn answers.
+* The reading task never waits behind a frame that is leaving: what it has to say then is said by a task of its own.
 * A bad frame is answered with an error frame and the socket is kept; a binary frame ends it (1003), and so does one
   that is too big (1009).
 * A client that does not answer a ping in time is closed with 1011; a connection that is too old is told so and closed, once
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import WSMsgType, web
@@ -99,9 +100,21 @@ class Socket:
         elif kind is WSMsgType.BINARY:
             await self._out.close(1003, "text frames only")
         elif kind is WSMsgType.PING:
-            await self._out.frame(data, WSMsgType.PONG)
+            await self._reply(self._out.frame, data, WSMsgType.PONG)
         elif kind is WSMsgType.PONG:
             self._pong.set()
+
+    async def _reply(self, say: Callable[..., Coroutine[Any, Any, None]], *what: Any) -> None:
+        """Say what the reading task has to say: now, or behind the frame that is leaving, and before any other."""
+
+        async def act() -> None:
+            with contextlib.suppress(ConnectionError):  # the reading task sees the end too
+                await say(*what)
+
+        if self._out.busy:
+            self._spawn(act())
+        else:
+            await say(*what)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -113,6 +126,8 @@ class Socket:
         try:
             while True:
                 await asyncio.sleep(interval)
+                if self._out.slow:
+                    continue  # a ping would wait for that, and the client is not to blame
                 try:
                     await asyncio.wait_for(self._ping(), self._settings.ping_timeout)
                 except TimeoutError:
@@ -145,12 +160,12 @@ class Socket:
         try:
             body = self._decoded(text)
             if body.get("type") == "response.steer":
-                await self._out.event(self._front.shared.engine.steer(body, self._state))
+                await self._reply(self._out.event, self._front.shared.engine.steer(body, self._state))
                 return
             stream_id = _checked(body, lanes=self._settings.lanes)
             self._state.lane(stream_id)
         except ApiError as error:
-            await self._out.event(error.frame(stream_id))
+            await self._reply(self._out.event, error.frame(stream_id))
             return
         self._settled.clear()
         self._lanes.add(stream_id, {key: value for key, value in body.items() if key != "type"})

@@ -38,6 +38,7 @@ class Writing:
         # Held while one frame leaves.
         self._writing = asyncio.Lock()
         self._closed = False
+        self.slow = False  # whether a frame leaves slowly now, on purpose
 
     async def frame(self, payload: bytes, kind: WSMsgType = WSMsgType.TEXT) -> None:
         """Send a frame."""
@@ -49,11 +50,20 @@ class Writing:
         """Send an event."""
         await self.frame(dumps(event))
 
+    @property
+    def busy(self) -> bool:
+        """Whether a frame is leaving."""
+        return self._writing.locked()
+
     async def slowly(self, step: Slowly) -> None:
         """Send a text frame byte by byte, its head too."""
         async with self._writing:
-            if not self._closed:
-                await trickled(self._request, _frame(step.sent), step)
+            self.slow = True
+            try:
+                if not self._closed:
+                    await trickled(self._request, _frame(step.sent), step)
+            finally:
+                self.slow = False
 
     async def together(self, step: Together) -> None:
         """Send text frames in one write."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pixir_sync.local.steps import Step, events_in
 
@@ -26,7 +26,12 @@ class Exchange:
 
 
 class Fault:
-    """Something that goes wrong. Override either method; both are called on the server's event loop, and never block."""
+    """Something that goes wrong. Override either method; both are called on the server's event loop, and never block.
+
+    ``outermost``: it comes behind all others, whenever it was placed, because what it gives is no event to them any more.
+    """
+
+    outermost: ClassVar[bool] = False
 
     def at_upgrade(self, strike: Strike) -> Step | None:
         """What happens to an upgrade: an `HttpError` refuses it, a `Pause` holds it, a `Close` ends it once it is made."""

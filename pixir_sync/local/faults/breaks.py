@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from pixir_sync.local.faults.base import Exchange, Fault, Steps, Strike, first
 from pixir_sync.local.steps import Binary, Close, Delay, NotJson, Pause, Slowly
@@ -78,6 +79,8 @@ class BinaryFrame(Fault):
 @dataclass(frozen=True, slots=True)
 class SlowBytes(Fault):
     """Every event leaves in pieces of ``size`` bytes, ``interval`` seconds apart. A POST without a stream has no events."""
+
+    outermost: ClassVar[bool] = True
 
     interval: float = 0.001
     size: int = 1

@@ -110,8 +110,7 @@ class Board:
 
     def on_answer(self, steps: Steps, exchange: Exchange) -> Steps:
         """The steps, through every fault in place."""
-        for placed in self._placed:
-            if placed.concerns(exchange.body):
-                for fault in placed.faults:
-                    steps = fault.on_answer(steps, placed.strike(fault), exchange)
+        found = [(placed, fault) for placed in self._placed if placed.concerns(exchange.body) for fault in placed.faults]
+        for placed, fault in sorted(found, key=lambda pair: pair[1].outermost):
+            steps = fault.on_answer(steps, placed.strike(fault), exchange)
         return steps
