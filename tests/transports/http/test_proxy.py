@@ -13,8 +13,8 @@ import pytest
 
 from pixir_sync import ConnectFailed, ConnectTimeout, PixirError
 from tests.support.peer import Conn
-from tests.transports.http.helpers import KEY, Wire, answer, answers, drip, took
 from tests.support.proxy import ConnectProxy
+from tests.transports.http.helpers import KEY, Wire, answer, answers, drip, took
 
 
 @pytest.fixture

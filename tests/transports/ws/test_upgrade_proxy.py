@@ -13,8 +13,8 @@ import pytest
 
 from pixir_sync import Cancelled, CancelToken, ConnectFailed, ConnectTimeout, InvalidRequest, Network
 from tests.support.peer import Conn, ScriptedPeer
-from tests.transports.http.helpers import DEADLINE, linux, nothing_left, took
 from tests.support.proxy import ConnectProxy
+from tests.transports.http.helpers import DEADLINE, linux, nothing_left, took
 from tests.transports.ws.upgrade_helpers import (
     FRAME,
     KEY,
