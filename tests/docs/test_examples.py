@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from pixir_sync.local import LocalServer
+from tests.deployments.servers import Process, ask, environment_of
+
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 PRINTED = {
     "cancel_from_a_thread": "Half | cancelled, kept: 'Half '\n",
@@ -35,10 +38,12 @@ PRINTED = {
 # The arguments of `python -m`, and the end of what the runner says.
 RUN = {
     "test_with_pytest": (["pytest", "-p", "no:cacheprovider", "-W", "error", "--strict-markers"], r"=+ \d+ passed in .*=+\n"),
+    "test_with_flask": (["pytest", "-p", "no:cacheprovider", "-W", "error", "--strict-markers"], r"=+ \d+ passed in .*=+\n"),
     "test_with_unittest": (["unittest"], r"Ran \d+ tests in .*\n\nOK\n"),
     "test_with_django": (["django", "test", "--settings=django_site"], r"Ran \d+ tests in .*\n\nOK\n(.*\n)*"),
 }
-HELD = {"django_runner", "django_site"}  # run by tests below
+HELD = {"django_runner", "django_site", "flask_site", "gunicorn_settings"}  # run by tests below
+HELD |= {"celery_tasks"}  # run by tests/deployments
 
 # A Provider that is made while the site is imported.
 EAGER_VIEWS = """
@@ -80,7 +85,7 @@ def test_an_example_prints_what_it_should(name: str, capsys: pytest.CaptureFixtu
 def test_the_tests_of_the_documentation_pass(name: str, tmp_path: Path) -> None:
     """In a directory of its own, as a user's project, each passes without a key and without a warning that is an error."""
     arguments, said = RUN[name]
-    run(tmp_path, [*arguments, f"{name}.py" if name == "test_with_pytest" else name], said)
+    run(tmp_path, [*arguments, f"{name}.py" if arguments[0] == "pytest" else name], said)
 
 
 def test_the_django_runner_is_there_before_the_site(tmp_path: Path) -> None:
@@ -89,6 +94,18 @@ def test_the_django_runner_is_there_before_the_site(tmp_path: Path) -> None:
     (tmp_path / "settings.py").write_text(EAGER_SETTINGS)
     (tmp_path / "test_eager.py").write_text(EAGER_TEST)
     run(tmp_path, ["django", "test", "--settings=settings", "test_eager"], r"Ran 1 test in .*\n\nOK\n(.*\n)*")
+
+
+def test_the_settings_of_gunicorn(tmp_path: Path) -> None:
+    """With them, the site of the documentation answers, and stops."""
+    for path in EXAMPLES.glob("*.py"):
+        shutil.copy(path, tmp_path)
+    command = ["-m", "gunicorn", "-c", "gunicorn_settings.py", "--bind", "127.0.0.1:0", "--no-control-socket", "flask_site:app"]
+    with LocalServer() as server, Process(command, environment_of(server), tmp_path, tmp_path / "log") as process:
+        port = int(process.wait_for(r"Listening at: http://127\.0\.0\.1:(\d+)")[1])
+        assert ask(port, "/stream", text="Hello")[:2] == (200, "Heard: Hello (context: 1)")
+        assert process.stop() == 0
+        process.assert_quiet()
 
 
 def run(where: Path, arguments: list[str], said: str) -> None:
