@@ -37,8 +37,8 @@ def watch(thing: Renewed) -> None:
 
 
 def _in_the_child() -> None:
-    for reference in list(_watched.values()):
-        thing = reference()
+    things = [reference() for reference in list(_watched.values())]  # alive until each is told: none is closed by being dropped
+    for thing in things:
         if thing is not None:
             thing.after_fork()
 

@@ -87,7 +87,10 @@ class ResponseStream(Generator[Event, None, Result]):
             self._turn.stop()  # where the inner generator was closed without our knowledge
         ended = self._turn.outcome
         if isinstance(ended, PixirError):
-            raise ended
+            try:
+                raise ended
+            finally:
+                del ended  # its traceback knows this frame: no cycle
         assert ended is not None
         return ended
 

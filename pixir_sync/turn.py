@@ -6,6 +6,7 @@ Rules kept here:
 * What comes after a failure is decided by the replay table (`pixir_sync.protocol.turn`) and carried out here, nowhere else.
 * A turn does not know its generator nor its stream: without a cycle an abandoned call ends with its last reference, also while
   the garbage collector is off. No lock is taken on that way out, and no hook is called.
+* Nor is a failed call a cycle: it knows its error without the traceback (`Ending`), and who raises an error has no name for it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pixir_sync.protocol.assembly import HANDLERS, ResultAssembler
 from pixir_sync.protocol.classify import from_event
 from pixir_sync.protocol.errors import Cancelled, ConnectionLost, InvalidRequest, PixirError, ProviderClosed, TotalTimeout
 from pixir_sync.protocol.events import IGNORED, Event, Terminal, is_output, is_terminal
+from pixir_sync.protocol.outcome import Ending
 from pixir_sync.protocol.request import Request
 from pixir_sync.protocol.result import Evidence, Result
 from pixir_sync.protocol.turn import GATED, Action, Decision, Situation, decide, own_words
@@ -36,12 +38,10 @@ __all__ = ["OnPayload", "Turn"]
 
 _numbers = count()
 _DELIVERED = ("completed", "incomplete")
-_REMEMBERED = 600.0
-"""How long it is remembered that a server has no WebSocket, in seconds."""
+_REMEMBERED = 600.0  # seconds that it is remembered that a server has no WebSocket
 
 
-def _nothing(assembler: ResultAssembler, data: dict[str, Any]) -> None:
-    """What the assembler does with an unknown event."""
+def _nothing(assembler: ResultAssembler, data: dict[str, Any]) -> None: ...  # what the assembler does with an unknown event
 
 
 _PLAIN = (Event, _nothing)
@@ -49,6 +49,8 @@ _PLAIN = (Event, _nothing)
 
 class Turn:
     """One call from its first ``next`` to its end. One thread at a time; only `token` may be touched from others."""
+
+    outcome = Ending()
 
     def __init__(
         self,
@@ -66,7 +68,6 @@ class Turn:
         self.token = CancelToken()
         self.evidence = Evidence(transport_preference=engine.preference)
         self.assembler = ResultAssembler()
-        self.outcome: Result | PixirError | None = None
         self.consumer: int | None = None  # the thread that asked for the last batch of events
         self._request = request
         self._session, self._scope = session, scope
@@ -91,14 +92,14 @@ class Turn:
         try:
             call = self._begin()
             while True:
-                decision: Decision | None = None
                 try:
                     yield from self._attempt(call)
                     self.outcome = result = self._deliver()
                     self._report()
                     return result
                 except PixirError as error:
-                    decision = self._next_step(self._enriched(error))
+                    if (decision := self._next_step(self._enriched(error))) is None:
+                        raise
                 self._carry_out(decision, call)
         except PixirError as error:
             self.outcome = self._enriched(error)
@@ -202,8 +203,8 @@ class Turn:
         self.evidence.total_ms = (time.monotonic() - self._began) * 1000
         return outcome.finished(self.assembler, self.evidence, self._parse)
 
-    def _next_step(self, error: PixirError) -> Decision:
-        """The replay table's answer. Raises the error where nothing follows."""
+    def _next_step(self, error: PixirError) -> Decision | None:
+        """The replay table's answer; None where nothing follows."""
         now, assembler = self._situation, self.assembler
         now.transport = self._transport.name
         now.connection_reused = self.evidence.connection_reused
@@ -213,10 +214,11 @@ class Turn:
         if error.code in GATED:
             self.evidence.attempts -= 1  # nothing was tried
         delivered = assembler.terminal is not None and not self._failed(assembler)
-        if decision.action is Action.RAISE or self.token.cancelled or delivered:
-            raise error
+        if decision.action is Action.RAISE or delivered:
+            return None
+        self._check_cancel()  # else the failure alone would not have ended the call
         if decision.delay >= self._deadline.remaining():
-            raise error  # the limit for the whole call would pass before the next attempt
+            return None  # the limit for the whole call would pass before the next attempt
         if decision.action is Action.HTTP:
             self.evidence.fallback_message = own_words(error)
         attempt, following = self.evidence.attempts, decision.action.value
@@ -237,8 +239,7 @@ class Turn:
             return
         stats.note(f"replays.{decision.reason}")
         self._tell("retry", decision.reason, decision.delay)
-        if decision.action is Action.RETRY:
-            self._situation.retries += 1
+        self._situation.retries += decision.action is Action.RETRY
         if decision.action is Action.REFRESH:
             self.engine.refresh()
         self._sleep(decision.delay)

@@ -10,16 +10,18 @@ Rules kept here:
 
 from __future__ import annotations
 
+import copy
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from pixir_sync.protocol.assembly import ResultAssembler
 from pixir_sync.protocol.codec import CodecError, dumps, loads
-from pixir_sync.protocol.errors import InvalidResponse
+from pixir_sync.protocol.errors import InvalidResponse, PixirError
 from pixir_sync.protocol.result import Evidence, FinishReason, FunctionCall, Result, Usage
 
-__all__ = ["finish_reason", "finished", "partial"]
+__all__ = ["Ending", "finish_reason", "finished", "partial"]
 
 EVIDENCE_LIMIT = 100
 """The most sources and annotations that the evidence of web searches keeps, each."""
@@ -33,6 +35,26 @@ _INCOMPLETE: dict[str, FinishReason] = {
 _CLIENT_CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
 _HOSTED = ("web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call", "mcp_call",
            "mcp_list_tools", "shell_call", "computer_call", "tool_search_call")  # fmt: skip
+
+
+class Ending:
+    """An attribute that keeps how a call ended: a `Result`, a `PixirError`, or None while it runs.
+
+    A raised error knows the call by its traceback. So that the two are no cycle, which only the garbage collector would end, the
+    call keeps a copy without that; it gives the error itself as long as anybody has it, and then another copy.
+    """
+
+    def __set__(self, call: Any, ended: Result | PixirError) -> None:
+        error = isinstance(ended, PixirError)
+        call.__dict__["ended"] = (copy.copy(ended), weakref.ref(ended)) if error else (ended, lambda: ended)
+
+    def __get__(self, call: Any, owner: type) -> Result | PixirError | None:
+        kept, known = call.__dict__.get("ended", (None, lambda: None))
+        ended: Result | PixirError | None = known()
+        if ended is None and kept is not None:
+            ended = copy.copy(kept)
+            call.__dict__["ended"] = kept, weakref.ref(ended)
+        return ended
 
 
 def _strings(item: dict[str, Any], key: str, part_type: str, field: str) -> Iterator[str]:

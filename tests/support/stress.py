@@ -243,11 +243,12 @@ class Plan:
 class Worker:
     """One thread with its sessions."""
 
-    def __init__(self, number: int, seed: int, stage: Stage, alarm: Alarm, sessions: int) -> None:
+    def __init__(self, number: int, seed: int, stage: Stage, alarm: Alarm, sessions: int, pause: float = 0.0) -> None:
+        """``pause``: how long it rests after a turn, in seconds, on average."""
         self.figures = Figures(seed)
         self.begun: float | None = None
         self._name, self._stage, self._alarm = f"{number}", stage, alarm
-        self._rng = random.Random(f"{seed} worker {number}")
+        self._rng, self._pause = random.Random(f"{seed} worker {number}"), pause
         self._histories: list[list[Json]] = [[] for _ in range(sessions)]
         self._turns = count()
         self.thread = threading.Thread(target=self._run, name=f"stress-{number}", daemon=True)
@@ -261,6 +262,7 @@ class Worker:
             except BaseException:
                 self._defect(f"raised: {traceback.format_exc(limit=-6)}")
             self.begun = None
+            self.stop.wait(self._pause * 2 * self._rng.random())
         self._histories.clear()
 
     def _defect(self, what: str) -> None:

@@ -118,11 +118,14 @@ class Guard:
     def check(self) -> None:
         """Raise where the call was cancelled, or where the limit for all of it has passed."""
         if self.cancel.cancelled:
-            error = cancelled(self.cancel)
-            error.phase, error.request_sent = self.phase, self.sent
-            raise error
+            raise self.placed(cancelled(self.cancel))
         if self.total.passed:
             raise self.expired()
+
+    def placed(self, error: PixirError) -> PixirError:
+        """The error with how far the attempt has come."""
+        error.phase, error.request_sent = self.phase, self.sent
+        return error
 
     def watch(self, waker: Waker) -> None:
         """Let a cancel of the call shut this connection down."""

@@ -11,11 +11,13 @@ Rules kept here:
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import ssl
 import time
 from collections.abc import Mapping
 from http.cookiejar import DefaultCookiePolicy
+from traceback import clear_frames
 from typing import Any
 
 import requests
@@ -52,13 +54,20 @@ class _Adapter(HTTPAdapter):
         return manager
 
     def close(self) -> None:
-        """Close the idle connections now; urllib3 by itself waits until nobody, not even an error's traceback, knows the pool."""
+        """Close the idle connections now; urllib3 by itself waits until nobody, not even an error's traceback, knows the pool.
+
+        Without the lock of its queue, which this very thread may hold where a signal handler closes.
+        """
         for manager in (self.poolmanager, *self.proxy_manager.values()):
             keys = manager.pools.keys()  # a copy; the container itself cannot be iterated
             for key in keys:
                 pool = manager.pools.get(key)
-                if pool is not None:
-                    pool.close()
+                held = getattr(pool, "pool", None)
+                if pool is not None and held is not None:
+                    pool.pool = None  # what is in use now is closed when it comes back
+                    for connection in list(held.queue):
+                        if connection is not None:
+                            connection.close()
         super().close()
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
@@ -114,11 +123,22 @@ class translated:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None or not isinstance(error, (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)):
+        ended = self._guard.cancel.cancelled and isinstance(error, Exception)  # whatever a closed connection makes of it
+        if not ended and not isinstance(error, (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)):
             return
-        if isinstance(error, PixirError) and self._guard.error is None:
-            raise error
+        if error is None or (isinstance(error, PixirError) and self._guard.error is None):
+            return
+        _forget(error)
         raise _meaning(error, self._guard) from error
+
+
+def _forget(error: BaseException | None) -> None:
+    """Empty the frames that the libraries' errors have passed: they hold these errors, in cycles, and the connection."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _meaning(error: BaseException, guard: Guard) -> PixirError:
@@ -126,15 +146,14 @@ def _meaning(error: BaseException, guard: Guard) -> PixirError:
     if guard.cancel.cancelled:
         found = cancelled(guard.cancel)
     elif guard.error is not None:
-        found = guard.error
+        found, guard.error = copy.copy(guard.error), None  # itself is what caused ``error``, and its traceback knows the guard
     elif guard.phase == "connect":
         found = _not_connected(error)
     elif _has_cause(error, urllib3.exceptions.DecodeError):
         found = InvalidResponse("the body of the answer is not encoded as its header says")
     else:
         found = ConnectionLost("the connection ended before the response did")
-    found.phase, found.request_sent = guard.phase, guard.sent
-    return found
+    return guard.placed(found)
 
 
 def _not_connected(error: BaseException) -> PixirError:

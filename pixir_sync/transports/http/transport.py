@@ -33,7 +33,8 @@ class HttpTransport(Transport):
 
     def __init__(self, config: ProviderConfig) -> None:
         self._config = config
-        self._session: HttpSession | None = None
+        # At most one, which all threads get: setdefault is atomic, and a session that lost the race was never used.
+        self._made: dict[str, HttpSession] = {}
         self._running: dict[object, None] = {}
         watch(self)
 
@@ -49,15 +50,16 @@ class HttpTransport(Transport):
     @property
     def session(self) -> HttpSession:
         """The session, made (and requests imported) when first used."""
-        if self._session is None:
+        found = self._made.get("session")
+        if found is None:
             from pixir_sync.transports.http.session import HttpSession
 
-            self._session = HttpSession(self._config.network)
-        return self._session
+            found = self._made.setdefault("session", HttpSession(self._config.network))
+        return found
 
     def close(self) -> None:
-        if self._session is not None:
-            self._session.close()
+        for session in list(self._made.values()):
+            session.close()
 
     def preview(self, body: dict[str, Any]) -> dict[str, Any]:
         return body | {"stream": True}
@@ -124,9 +126,16 @@ class HttpTransport(Transport):
         return data, merged(own, shared_headers(self._config), call.headers, credential)
 
     def _batches(self, call: Call, response: Response) -> Iterator[list[dict[str, Any]]]:
+        blocks = EventBlocks()
+        try:
+            yield from self._blocks(call, response, blocks)
+        finally:
+            blocks.error = None  # the traceback of one that was raised knows the blocks: no cycle
+
+    @staticmethod
+    def _blocks(call: Call, response: Response, blocks: EventBlocks) -> Iterator[list[dict[str, Any]]]:
         from sseclient import SSEClient
 
-        blocks = EventBlocks()
         guard = response.guard
         while chunk := response.read():
             block = blocks.push(chunk)

@@ -102,6 +102,8 @@ class Connection(Mortal):
         """
         with self._state:
             self.lanes[lane.name] = lane
+        if self._cut:
+            self._wire.wake()  # whoever cut it may not have come to that yet
         self._wait(lane, deadline, emptying=True)
         if not lane.stopped:
             self._raise_if_dead()

@@ -89,6 +89,8 @@ class Exchange:
         try:
             begun = connection.begin(lane, call.deadline.sooner(first))
         except PixirError as error:
+            if call.cancel.cancelled:
+                raise self._placed(cancelled(call.cancel)) from None
             raise self._placed(_stale(error) if connection.served else error) from None
         if not begun:
             raise self._stopped(FirstEventTimeout)

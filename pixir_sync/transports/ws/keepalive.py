@@ -56,7 +56,8 @@ class KeepaliveThread:
         watch(self)
 
     def _begin(self, pool: Tended) -> None:
-        self._bell: SimpleQueue[None] = SimpleQueue()
+        self._bell: SimpleQueue[threading.Lock | None] = SimpleQueue()
+        self._busy = True  # whether the last visit left anything to look after
         bell = self._bell
         self._pool = weakref.ref(pool, lambda _: bell.put(None))
         # Guards whether there is a thread.
@@ -85,17 +86,32 @@ class KeepaliveThread:
         """Let it look at once; it ends when the last connection is gone. Takes no lock."""
         self._bell.put(None)
 
-    def join(self, timeout: float) -> None:
-        """Wait for its end; for tests and for a provider that closes."""
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout)
+    def look(self, timeout: float) -> None:
+        """Let it look at once, and wait until it has, and for its end where nothing is left. Takes no lock that others may have.
+
+        On the thread itself, in a finaliser, it does nothing: the next visit is near.
+        """
+        thread, until = self._thread, time.monotonic() + timeout
+        if thread is None or thread is threading.current_thread():
+            return
+        looked = threading.Lock()
+        looked.acquire()
+        self._bell.put(looked)
+        while thread.is_alive() and time.monotonic() < until:
+            if looked.acquire(timeout=_SHORTEST_TICK):  # it might have ended without a look at the bell
+                if not self._busy:
+                    thread.join(timeout)
+                return
 
     def _run(self) -> None:
         while True:
+            asked: threading.Lock | None = None
             with contextlib.suppress(Empty):  # the usual case: time for a visit
-                self._bell.get(timeout=self._tick)
-            if not self._visit() and self._ends():
+                asked = self._bell.get(timeout=self._tick)
+            self._busy = self._visit()
+            if asked is not None:
+                asked.release()
+            if not self._busy and self._ends():
                 return
 
     def _ends(self) -> bool:

@@ -46,6 +46,7 @@ class Mortal:
         self._state = threading.Lock()
         self._wire = Wire(sock)
         self._reader: object | None = None
+        self._cut = False  # `lose_idle` came while no stream was on it
 
     @property
     def alive(self) -> bool:
@@ -80,6 +81,13 @@ class Mortal:
     def lose(self) -> None:
         """Cut it without a word, as a network does. Takes no lock."""
         self._wire.wake()
+
+    def lose_idle(self) -> None:
+        """The same, where no stream is on it. One that begins in this moment finds it cut before it has sent anything."""
+        with self._state:
+            cut = self._cut = self._cut or not self.lanes
+        if cut:
+            self._wire.wake()
 
     def retire(self, reset: str = "websocket_reconnected") -> None:
         """Close it from this side, politely where that needs no waiting."""

@@ -4,8 +4,10 @@ Rules kept here:
 
 * `_lock` is never held over I/O, `Pooled.retire` included, nor over the comparison of a prefix: `Ledger` decides under the lock,
   and what it decided is done after it.
+* Nobody opens a connection before the one that made room for it is closed: there are never more than ``max_size`` sockets.
 * A waiter is parked on a lock of its own, and gets a gift; one that was cancelled or interrupted puts it back for the next one.
-* `abandon` may run in the garbage collector, on a thread that holds `_lock`: it only puts the lease on a queue.
+* `abandon` and `close_soon` may run in the garbage collector or a signal handler, on a thread that holds `_lock`: they only
+  leave word, which is heeded whenever somebody has the lock.
 * No session's name and no header stands in an error, in the facts or in a repr.
 """
 
@@ -37,18 +39,18 @@ class ConnectionPool:
     """
 
     def __init__(self, options: PoolOptions, now: Callable[[], float] = time.monotonic) -> None:
-        self._options, self._now = options, now
-        self._ledger = Ledger(options, now)
+        self._options, self._now, self._closing = options, now, False
         self.after_fork()
         watch(self)
 
     def after_fork(self) -> None:
         """Begin anew, in a child process: what was leased or idle is the parent's. A pool that was closed stays closed."""
-        closed = self._ledger.closed
         # Guards the ledger: who has which connection, and who waits for one.
         self._lock = threading.Lock()
         self._ledger = Ledger(self._options, self._now)
-        self._ledger.closed = closed
+        self._ledger.closed = self._closing
+        # Guards that what is condemned is closed, one after the other. Held over calls that do not wait.
+        self._retiring = threading.Lock()
         self._abandoned: SimpleQueue[tuple[Lease, str | None]] = SimpleQueue()
 
     def lease(
@@ -84,8 +86,8 @@ class ConnectionPool:
                 self._park(waiter, deadline, cancel)
             if waiter.claims:
                 self._choose(waiter)
-            self._retire()
             assert waiter.lease is not None
+            self._retire(wait=waiter.lease.connection is None)
             return waiter.lease
         except BaseException:
             self._leave(waiter)
@@ -94,9 +96,9 @@ class ConnectionPool:
     def _ask(self, waiter: Waiter) -> bool:
         """Serve a call at once, or put it behind those who wait."""
         with self._lock:
+            self._catch_up()
             if self._ledger.closed:
                 raise _ended()
-            self._catch_up()
             holder = self._ledger.sessions.get((waiter.key.scope, waiter.session))
             if isinstance(holder, Lease) and holder.thread == waiter.thread:
                 raise SessionBusy("this thread is in the middle of another call of the same session", phase="pool")
@@ -154,22 +156,22 @@ class ConnectionPool:
                 self._ledger.condemn(idle, RECONNECTED)
 
     def _catch_up(self) -> None:
-        """Needs the lock. Take back what was abandoned, and serve those who wait."""
+        """Needs the lock. Close, if that could not be done at once; take back what was abandoned, and serve those who wait."""
         assert self._lock.locked()
+        if self._closing and not self._ledger.closed:
+            self._ledger.shut()
         while not self._abandoned.empty():
             lease, reason = self._abandoned.get_nowait()
             self._ledger.settle(lease, keep=reason is None, reason=reason or RECONNECTED)
         self._ledger.serve()
 
-    def _retire(self) -> None:
-        """Close what is condemned: without the lock, each by one thread."""
+    def _retire(self, *, wait: bool = False) -> None:
+        """Close what is condemned, without the lock. ``wait``: for what others are closing, too."""
         condemned = self._ledger.condemned
-        while condemned:
-            try:
-                connection = condemned.popleft()
-            except IndexError:
-                return
-            connection.retire()
+        if condemned or wait:
+            with self._retiring:
+                while condemned:
+                    condemned.popleft().retire()
 
     def opened(self, lease: Lease, connection: Pooled) -> None:
         """Put the connection that a lease's holder opened into the lease's place.
@@ -261,15 +263,21 @@ class ConnectionPool:
         self._retire()
         return left
 
+    def leased_here(self) -> bool:
+        """Whether this thread is in the middle of a call, perhaps with a lock in its hands. Takes none."""
+        return any(lease.thread == threading.get_ident() for lease in list(self._ledger.leased))
+
+    def close_soon(self) -> None:
+        """Close with the next call of anything here, such as the keepalive thread's `tend`. Takes no lock."""
+        self._closing = True
+
     def close(self) -> None:
         """Retire the idle connections, and let no more leases out. Idempotent.
 
         Those who wait get `ProviderClosed`. What is leased is retired when it comes back.
         """
-        with self._lock:
-            self._ledger.shut()
-            self._catch_up()  # the streams that were cancelled a moment ago have left their leases there
-        self._retire()
+        self._closing = True
+        self.tend()  # the streams that were cancelled a moment ago have left their leases there
 
     def snapshot(self) -> dict[str, Any]:
         """Who holds what and for how long, the longest first, as plain JSON; sessions by a digest."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WebSocketTransport"]
 
+_CLOSING = (1.0, 0.05)  # seconds that `close` waits for the end of everything; in the middle of a call of the same thread
 _SALT = os.urandom(16)
 _BETA = {"OpenAI-Beta": "responses_websockets=2026-02-06"}  # what the ChatGPT backend wants at the upgrade
 _TRACING = frozenset({
@@ -76,7 +77,7 @@ class WebSocketTransport(Transport):
     def drop(self) -> None:
         """Cut every connection that nobody has, as a network does."""
         for connection in cast("list[Connection]", self._pool.idle()):
-            connection.lose()
+            connection.lose_idle()
 
     def avoid(self, seconds: float) -> None:
         self._gate.avoid(self._url, seconds)
@@ -89,10 +90,10 @@ class WebSocketTransport(Transport):
         return {"live": self._pool.live, "breaker": self._gate.snapshot(), "pool": found}
 
     def close(self) -> None:
-        self._pool.close()
-        self._keepalive.ring()
-        if self._pool.live == 0:
-            self._keepalive.join(1.0)  # it ends at once, and then nothing of this provider is left
+        """Takes no lock: a signal handler and a finaliser may close, in the middle of anything that this thread does."""
+        wait = _CLOSING[self._pool.leased_here()]
+        self._pool.close_soon()
+        self._keepalive.look(wait)  # that closes the idle; what is in use now its holder gives back
 
     # One attempt.
 
@@ -168,9 +169,8 @@ class WebSocketTransport(Transport):
             opened = upgrade(key.url, headers, self._config.network, self._tls, limit, call.cancel, call.secrets)
         except PixirError as error:
             if isinstance(error, ConnectTimeout) and call.deadline.passed:
-                late = TotalTimeout("the call took longer than its total limit", phase="connect")
-                self._gate.failed(key.url, key.identity, late)
-                raise late from error
+                self._gate.withdrawn(key.url, key.identity)  # it says nothing about the server
+                raise TotalTimeout("the call took longer than its total limit", phase="connect") from error
             self._gate.failed(key.url, key.identity, error)
             raise
         call.evidence.connect_ms = opened.connect_ms

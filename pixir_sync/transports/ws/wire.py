@@ -7,6 +7,8 @@ Rules kept here:
 * `wake` takes no lock. It shuts the raw socket down, under TLS too, which wakes whoever polls; closing would not.
 * The descriptor is closed only when nobody is in `wake`: the number could be another file's by then. A closer that finds somebody
   there leaves the closing to him.
+* In a cycle that is collected, anything may be finalised first. So the socket is no part of the cycle: what closes it with its
+  wire is kept here, or it would complain that nobody has closed it.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import select
 import socket
 import ssl
 import threading
+import weakref
 
 from pixir_sync.deadline import Deadline
 
@@ -32,7 +35,7 @@ call does not interrupt that, so it is seen after this; on a busy machine that g
 class Wire:
     """A connected, non-blocking socket. Threads share it; who may read and who may write is the connection's business."""
 
-    __slots__ = ("_closed", "_io_lock", "_pending", "_sock", "_wakers", "fileno")
+    __slots__ = ("__weakref__", "_closed", "_io_lock", "_pending", "_sock", "_wakers", "fileno")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -42,6 +45,7 @@ class Wire:
         self._wakers: set[object] = set()  # single operations only: those need no lock
         self._closed = False
         self.fileno = sock.fileno()
+        _outlive(self, sock)
 
     def recv(self) -> bytes | None:
         """What is there, ``b""`` at the end, None where nothing is there yet. Raises OSError."""
@@ -92,6 +96,20 @@ class Wire:
 
     def __del__(self) -> None:
         self._sock.close()  # nobody is in it, whatever an interrupt left in the books
+
+
+_last: dict[int, weakref.ref[Wire]] = {}  # by id; single operations only
+
+
+def _outlive(wire: Wire, sock: socket.socket) -> None:
+    """Close the socket when its wire is gone, in whatever order a cycle is taken apart."""
+    number = id(wire)
+
+    def close(_: object) -> None:
+        _last.pop(number, None)
+        sock.close()
+
+    _last[number] = weakref.ref(wire, close)
 
 
 class Poller:
