@@ -83,7 +83,7 @@ class Figures:
             *(f"| {kind} | {number:,} |" for kind, number in self.ends.most_common()),
             "", "What the consumers did: " + _listed(self.acts), "",
             "All providers' stats() together: " + _listed(self.totals), "",
-            f"The last provider's stats(): `{self.last_stats}`", "",
+            f"The last stats() of a provider that had both transports: `{self.last_stats}`", "",
             *self._of_servers(),
         ]  # fmt: skip
         for raw in self.raw:

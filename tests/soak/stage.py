@@ -148,7 +148,8 @@ class Stage:
         provider = old.provider
         if provider is not None:
             self._check_closed(old, provider.stats())
-            self._figures.last_stats = provider.stats()
+            if self.plan.transport == "auto":
+                self._figures.last_stats = provider.stats()
         for group in ("connections", "replays", "fallbacks", "warm_ups"):
             for name, number in told.get(group, {}).items():
                 self._figures.totals[f"{group}.{name}"] += number

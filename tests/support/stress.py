@@ -499,7 +499,8 @@ def stress(seconds: float, seed: int, *, tls: bool = False, threads: int = 16, s
         if figures.server["open"]:
             figures.defects.append(f"left over: {figures.server['open']} connections at the server")
         del server
-        figures.defects += [f"left over: {what}" for what in _left(before, figures.server["counts"].get("http", 0))]
+        over_http = sum(number for name, number in figures.counts.items() if name.startswith("fallbacks."))
+        figures.defects += [f"left over: {what}" for what in _left(before, over_http)]
     finally:
         if collecting:
             gc.enable()
