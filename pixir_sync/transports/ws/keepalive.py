@@ -94,11 +94,11 @@ class KeepaliveThread:
         thread, until = self._thread, time.monotonic() + timeout
         if thread is None or thread is threading.current_thread():
             return
-        looked = threading.Lock()
-        looked.acquire()
-        self._bell.put(looked)
+        parked = threading.Lock()
+        parked.acquire()
+        self._bell.put(parked)
         while thread.is_alive() and time.monotonic() < until:
-            if looked.acquire(timeout=_SHORTEST_TICK):  # it might have ended without a look at the bell
+            if parked.acquire(timeout=_SHORTEST_TICK):  # it might have ended without a look at the bell
                 if not self._busy:
                     thread.join(timeout)
                 return

@@ -384,7 +384,7 @@ with Provider(model="m", api_key="k", base_url=url, transport="websocket", netwo
     assert turn.text == "ok" and turn.provider_metadata["continuation_reset_reason"] == "caller_cancelled", turn.provider_metadata
     assert provider.stats()["websocket"]["pool"]["leased"] == 0
     assert threading.active_count() == 2, threading.enumerate()
-provider._websocket._keepalive.join(5)
+provider._websocket._keepalive.look(5)
 assert threading.active_count() == 1
 assert not files or len(os.listdir("/proc/self/fd")) <= files
 """
