@@ -26,7 +26,7 @@ from tests.support.own_process import ServerProcess
 from tests.support.tls import authority
 from tests.transports.http.helpers import descriptors, in_thread, linux, wait_until
 
-pytestmark = pytest.mark.row("B16")
+pytestmark = [pytest.mark.row("B16"), linux]  # descriptors are counted in /proc
 
 
 @pytest.fixture(params=["plain", "tls"])
@@ -88,7 +88,6 @@ def named(name: str) -> list[threading.Thread]:
 # Fifty streams.
 
 
-@linux
 def test_close_under_fifty_streams(
     transport: TransportName, secure: bool, processes: Callable[[bool], ServerProcess]
 ) -> None:
@@ -409,7 +408,6 @@ print("left", flush=True)
 WAYS = ["names", "atexit", "closed", "finaliser", "threads", "joined", "signal", "forked"]
 
 
-@linux
 @pytest.mark.parametrize("way", WAYS)
 def test_the_interpreters_end_is_quiet(transport: TransportName, way: str, processes: Callable[[bool], ServerProcess]) -> None:
     """Two streams in the middle, three sessions: the status is 0, nothing is said on stderr, the server has no socket left."""

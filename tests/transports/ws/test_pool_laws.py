@@ -220,7 +220,63 @@ def test_finalisers_come_at_any_time() -> None:
     assert (leased, waiting) == (0, 0) and retired(*bench.made).count(0) == idle
 
 
+# Room
+
+
+@pytest.mark.row("B10")
+@pytest.mark.parametrize("way", ["evicted", "given back", "too old"])
+def test_nobody_opens_before_there_is_room(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place is had at once, and given out when the connection that had it is closed, whoever closes that."""
+    bench, closing, closed = Bench(1, max_lifetime=50), threading.Event(), threading.Event()
+    lease = bench.take("a")
+    retire = Connection.retire
+
+    def slowly(self: Connection) -> None:
+        closing.set()
+        assert closed.wait(DEADLINE)
+        retire(self)
+
+    if way != "given back":
+        bench.pool.give_back(lease, keep=True)
+    monkeypatch.setattr(Connection, "retire", slowly)
+    bench.time += 50 if way == "too old" else 0
+    acts: dict[str, Callable[[], object]] = {
+        "evicted": lambda: bench.ask("b"),
+        "given back": lambda: bench.pool.give_back(lease, keep=False),
+        "too old": bench.pool.tend,
+    }
+    first = in_thread(acts[way])
+    assert closing.wait(DEADLINE)
+    second = in_thread(lambda: bench.ask("c", seconds=60))
+    wait_until(lambda: bench.pool.snapshot()["leased" if way != "evicted" else "waiting"] == 1, "the second call")
+    assert not first.done() and not second.done() and retired(*bench.made) == [0]
+    closed.set()
+    got = first.result(DEADLINE)
+    if isinstance(got, Lease):
+        bench.pool.give_back(got, keep=False)
+    assert second.result(DEADLINE).connection is None and retired(*bench.made) == [1]
+
+
 # The end
+
+
+def test_a_word_that_it_is_to_close_takes_no_lock() -> None:
+    """`close_soon` may come on a thread that holds the lock: whatever is done next finds the pool closed and retires the idle."""
+    bench = Bench(3)
+    idle, leased = bench.put("a"), bench.take("b")
+    call = bench.waiting("b", seconds=None)
+    assert bench.pool.leased_here() and not in_thread(bench.pool.leased_here).result(DEADLINE)
+    with bench.pool._lock:
+        bench.pool.close_soon()
+        assert bench.pool.leased_here()
+    assert retired(idle) == [0] and not call.done()
+    with pytest.raises(ProviderClosed):
+        bench.ask("c")
+    with pytest.raises(ProviderClosed):
+        call.result(DEADLINE)
+    assert bench.pool.tend() == 1 and retired(idle, leased.connection) == [1, 0]
+    bench.pool.give_back(leased, keep=True)
+    assert bench.pool.tend() == 0 and retired(leased.connection) == [1] and "closed" in repr(bench.pool)
 
 
 def test_a_close_ends_the_waits_and_the_idle() -> None:
