@@ -105,8 +105,13 @@ def test_autoreload_while_a_stream_runs(way: str, tmp_path: Path) -> None:
             stream = Answer(port, "/stream", text="held")
             placed.wait()
             text = SITE.read_text(encoding="utf-8")
-            (tmp_path / SITE.name).write_text(text.replace('VERSION = "1"', 'VERSION = "22"'), encoding="utf-8")
-            assert stall.pause.gone.wait(DEADLINE)
+
+            def noticed() -> bool:
+                """The reloader compares times, from its first look at a file on: it is written until that has looked twice."""
+                (tmp_path / SITE.name).write_text(text.replace('VERSION = "1"', 'VERSION = "22"'), encoding="utf-8")
+                return stall.pause.gone.wait(1.5)
+
+            until(noticed, "the end of the old process")
             stream.leave()
         process.wait_for(r"(?s)Quit the server with.*Quit the server with")
         until(lambda: answers(port), "an answer of the new process")
