@@ -1,11 +1,15 @@
 """What a child process does first: it lets go of everything that it has from its parent and must not use.
 
+And what a fork waits for: imports at first use, which a child could never finish.
+
 Rules kept here:
 
 * One handler for the whole process, over weak references; whoever wants to know of a fork is watched from its making on.
 * A socket of the parent is closed in the child without a byte and without a shutdown: the connection is the parent's, and goes
   on. Whatever still refers to it finds a closed file, over TLS too, where the library remembers the number.
 * Locks are made anew, because a thread that held one does not exist in the child.
+* The interpreter's lock of a module that is being imported cannot be made anew: a child would wait for it for ever. So what is
+  imported at its first use is imported under `importing`, and a fork takes that lock first.
 * The registry needs no lock: its single operations are atomic.
 """
 
@@ -15,10 +19,14 @@ import contextlib
 import os
 import socket
 import ssl
+import threading
 import weakref
 from typing import Any, Protocol, Self
 
-__all__ = ["PlainSocket", "TLSSocket", "watch"]
+__all__ = ["PlainSocket", "TLSSocket", "importing", "watch"]
+
+# Held by a thread that imports something at its first use, and by one that forks. Reentrant: an import may fork.
+importing = threading.RLock()
 
 
 class Renewed(Protocol):
@@ -37,13 +45,14 @@ def watch(thing: Renewed) -> None:
 
 
 def _in_the_child() -> None:
+    importing.release()
     things = [reference() for reference in list(_watched.values())]  # alive until each is told: none is closed by being dropped
     for thing in things:
         if thing is not None:
             thing.after_fork()
 
 
-os.register_at_fork(after_in_child=_in_the_child)
+os.register_at_fork(before=importing.acquire, after_in_parent=importing.release, after_in_child=_in_the_child)
 
 
 class _Inherited:

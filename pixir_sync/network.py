@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from pixir_sync.cancellation import CancelToken, cancelled
 from pixir_sync.config import Network, ProviderConfig
 from pixir_sync.deadline import Deadline
-from pixir_sync.forking import PlainSocket, TLSSocket
+from pixir_sync.forking import PlainSocket, TLSSocket, importing
 from pixir_sync.protocol.errors import ConnectFailed, ConnectTimeout, InvalidRequest
 from pixir_sync.version import __version__
 
@@ -79,7 +79,8 @@ def tls_context(network: Network, environ: Mapping[str, str] = os.environ) -> ss
     except (OSError, ssl.SSLError) as error:
         raise InvalidRequest(f"{source}: the certificates cannot be read: {type(error).__name__}") from None
     if bundle is None and not context.cert_store_stats()["x509_ca"] and not _has_system_authorities():
-        import certifi
+        with importing:
+            import certifi
 
         context.load_verify_locations(certifi.where())
     if network.client_cert is not None:
@@ -101,7 +102,8 @@ def _built_in_authorities() -> tuple[str | None, str | None]:
     cafile = paths.openssl_cafile if os.path.isfile(paths.openssl_cafile) else None
     capath = paths.openssl_capath if os.path.isdir(paths.openssl_capath) else None
     if cafile is None and capath is None:
-        import certifi
+        with importing:
+            import certifi
 
         cafile = certifi.where()
     return cafile, capath

@@ -11,6 +11,7 @@ from pixir_sync.cancellation import CancelToken
 from pixir_sync.config import ProviderConfig, Timeouts, resolve, setting
 from pixir_sync.credentials import check_headers
 from pixir_sync.engine import Engine
+from pixir_sync.forking import importing
 from pixir_sync.protocol.checks import encoded
 from pixir_sync.protocol.checks import text as check_text
 from pixir_sync.protocol.codec import loads
@@ -276,21 +277,21 @@ class Provider:
         return self._engine
 
     def _rest(self) -> RestClient:
-        from pixir_sync.transports.http.rest import RestClient
+        with importing:
+            from pixir_sync.transports.http.rest import RestClient
 
         engine = self._open()
         refresh = engine.refresh if hasattr(engine.credential, "refresh") else None
         return RestClient(self._config, self._http.session, engine.authorize, refresh)
 
     def _timeouts(self, given: Any) -> Timeouts:
-        base = self._config.timeouts
         if given is None:
-            return base
+            return self._config.timeouts
         if isinstance(given, Mapping):
             setting("timeouts", given)
-            return replace(base, **given)
+            return replace(self._config.timeouts, **given)
         made: Timeouts = setting("timeouts", given)
-        return made if isinstance(given, Timeouts) else replace(base, idle=made.idle)
+        return made if isinstance(given, Timeouts) else replace(self._config.timeouts, idle=made.idle)
 
     def _check_session(self, session: str, scope: str | None) -> None:
         check_text("session", session)

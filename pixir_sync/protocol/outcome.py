@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from pixir_sync.protocol.assembly import ResultAssembler
@@ -160,7 +160,7 @@ def partial(assembler: ResultAssembler, evidence: Evidence) -> Result:
         web_search=_web_search(items),
         finish_reason=finish_reason(assembler, calls),
         usage=usage if isinstance(usage, dict) else None,
-        usage_summary=summary.to_dict() if summary is not None else None,
+        usage_summary=asdict(summary) if summary is not None else None,
         response_id=assembler.response_id,
         model=model if isinstance(model, str) else None,
         response=response or None,

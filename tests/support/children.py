@@ -3,11 +3,12 @@
 Rules kept here:
 
 * A child runs one function, tells what it gave or raised, and leaves by `os._exit`: no fixture and no test runs on in it.
-* The parent waits with a deadline, and ends a child that is late.
+* The parent waits with a deadline, and ends a child that is late, after it has told where it stands.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import pickle
 import select
@@ -32,6 +33,7 @@ class Child:
             status = 1
             try:
                 os.close(self._pipe)
+                faulthandler.register(signal.SIGUSR2, file=told)
                 _tell(told, work)
                 status = 0
             finally:
@@ -45,8 +47,7 @@ class Child:
             while True:
                 ready, _, _ = select.select([self._pipe], [], [], max(0.0, until - time.monotonic()))
                 if not ready:
-                    os.kill(self.pid, signal.SIGKILL)
-                    raise AssertionError(f"the child did not end within {deadline} s")
+                    raise AssertionError(f"the child did not end within {deadline} s; it stands at\n{self._end()}")
                 part = os.read(self._pipe, 65536)
                 if not part:
                     break
@@ -58,6 +59,14 @@ class Child:
         ended, value = pickle.loads(data)
         assert ended, f"in the child:\n{value}"
         return value
+
+    def _end(self) -> str:
+        """End a child that is late. Returns the stacks of its threads."""
+        os.kill(self.pid, signal.SIGUSR2)
+        ready, _, _ = select.select([self._pipe], [], [], 1.0)
+        where = os.read(self._pipe, 65536) if ready else b"nowhere: it does not answer a signal"
+        os.kill(self.pid, signal.SIGKILL)
+        return where.decode(errors="replace")
 
 
 def in_child(work: Callable[[], Any]) -> Any:

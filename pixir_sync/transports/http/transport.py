@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pixir_sync.config import ProviderConfig
-from pixir_sync.forking import watch
+from pixir_sync.forking import importing, watch
 from pixir_sync.protocol.checks import encoded
 from pixir_sync.protocol.errors import ConnectionLost, InvalidResponse
 from pixir_sync.protocol.events import is_terminal
@@ -52,7 +52,8 @@ class HttpTransport(Transport):
         """The session, made (and requests imported) when first used."""
         found = self._made.get("session")
         if found is None:
-            from pixir_sync.transports.http.session import HttpSession
+            with importing:
+                from pixir_sync.transports.http.session import HttpSession
 
             found = self._made.setdefault("session", HttpSession(self._config.network))
         return found
@@ -65,7 +66,8 @@ class HttpTransport(Transport):
         return body | {"stream": True}
 
     def attempt(self, call: Call) -> Iterator[list[dict[str, Any]]]:
-        from pixir_sync.transports.http.guard import Guard
+        with importing:
+            from pixir_sync.transports.http.guard import Guard
 
         guard = Guard(call.timeouts, call.deadline, call.cancel)
         began = time.monotonic()
@@ -134,7 +136,8 @@ class HttpTransport(Transport):
 
     @staticmethod
     def _blocks(call: Call, response: Response, blocks: EventBlocks) -> Iterator[list[dict[str, Any]]]:
-        from sseclient import SSEClient
+        with importing:
+            from sseclient import SSEClient
 
         guard = response.guard
         while chunk := response.read():

@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pixir_sync.config import ProviderConfig
-from pixir_sync.forking import watch
+from pixir_sync.forking import importing, watch
 from pixir_sync.network import merged, shared_headers, tls_context
 from pixir_sync.protocol.errors import ConnectionLost, ConnectTimeout, HandshakeRefused, PixirError, TotalTimeout
 from pixir_sync.transports.base import Call, Transport
@@ -158,7 +158,8 @@ class WebSocketTransport(Transport):
 
     def _open(self, call: Call, lease: Lease, credential: Mapping[str, str]) -> Connection:
         """A new connection in the lease's place."""
-        from pixir_sync.transports.ws.upgrade import upgrade
+        with importing:
+            from pixir_sync.transports.ws.upgrade import upgrade
 
         key = lease.key
         if call.evidence.transport_preference == "auto":

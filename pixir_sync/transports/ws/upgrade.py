@@ -13,6 +13,7 @@ Rules kept here:
 from __future__ import annotations
 
 import base64
+import encodings.idna  # noqa: F401  # getaddrinfo imports it at its first call, where no fork waits for that
 import re
 import socket
 import ssl
