@@ -11,7 +11,7 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from tests.support.both import TransportName
 
-pytest_plugins = ["tests.support.rows", "pytester"]
+pytest_plugins = ["tests.support.rows", "tests.support.untraced", "pytester"]
 
 # Where a developer's own programs go is no place for tests.
 os.environ.pop("OPENAI_BASE_URL", None)

@@ -36,7 +36,7 @@ def serving() -> Iterator[Callable[..., LocalServer]]:
     """Starts a server, plain or with this certificate."""
     with ExitStack() as stack:
 
-        def start(certificate: trustme.LeafCert | None = None, **options: Any) -> LocalServer:
+        def start(certificate: trustme.LeafCert | SelfSigned | None = None, **options: Any) -> LocalServer:
             context = None
             if certificate is not None:
                 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -152,14 +152,24 @@ def test_a_socks_proxy_of_the_environment_is_refused_by_name(
 # Certificates
 
 YESTERDAY = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
-CERTIFICATES: dict[str, Callable[[], trustme.LeafCert]] = {
+CERTIFICATES: dict[str, Callable[[], Any]] = {
     "another host's": lambda: authority().ca.issue_cert("api.example.test"),
     "expired": lambda: authority().ca.issue_cert(
         "127.0.0.1", not_before=YESTERDAY - datetime.timedelta(days=9), not_after=YESTERDAY
     ),
     "of another authority": lambda: trustme.CA().issue_cert("127.0.0.1"),
+    "self-signed": lambda: SelfSigned(),
     "of an authority below another one": lambda: trustme.CA().create_child_ca().issue_cert("127.0.0.1"),
 }
+
+
+class SelfSigned:
+    """A certificate that vouches for itself, as quickly made ones do."""
+
+    def configure_cert(self, context: ssl.SSLContext) -> None:
+        own = trustme.CA()
+        with own.private_key_pem.tempfile() as key, own.cert_pem.tempfile() as certificate:
+            context.load_cert_chain(certificate, key)
 
 
 @pytest.mark.parametrize("name", CERTIFICATES)

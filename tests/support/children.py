@@ -28,16 +28,17 @@ class Child:
 
     def __init__(self, work: Callable[[], Any]) -> None:
         self._pipe, told = os.pipe()
+        faulthandler.register(signal.SIGUSR2, file=told)  # here, for a child that stands in what is called after a fork
         self.pid = os.fork()
         if self.pid == 0:
             status = 1
             try:
                 os.close(self._pipe)
-                faulthandler.register(signal.SIGUSR2, file=told)
                 _tell(told, work)
                 status = 0
             finally:
                 os._exit(status)
+        faulthandler.unregister(signal.SIGUSR2)
         os.close(told)
 
     def result(self, deadline: float = DEADLINE) -> Any:

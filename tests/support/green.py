@@ -1,4 +1,6 @@
-"""A program under gevent: ``python -m tests.support.green BASE_URL TRANSPORT [CA_FILE]``; prints what it found as JSON.
+"""A program under gevent: ``python -m tests.support.green BASE_URL MUTE_URL TRANSPORT [CA_FILE]``; prints what it found as JSON.
+
+At the second URL every stream stands still after its first event, and over a WebSocket no ping is answered.
 
 Everything is patched before anything else is imported, as gevent's documentation asks.
 """
@@ -15,12 +17,14 @@ from typing import Any  # noqa: E402
 
 import gevent  # noqa: E402
 
-from pixir_sync import Cancelled, Network, PoolOptions, Provider, user  # noqa: E402
+from pixir_sync import (  # noqa: E402
+    Cancelled, CancelToken, Keepalive, Network, PixirError, PoolOptions, Provider, user,
+)  # fmt: skip
 
 STREAMS = 50
 
 
-def main(base_url: str, transport: str, ca_file: str | None = None) -> dict[str, Any]:
+def main(base_url: str, mute_url: str, transport: str, ca_file: str | None = None) -> dict[str, Any]:
     """All of it, in one loop and one thread of the system."""
     found: dict[str, Any] = {
         "patched": all(monkey.is_module_patched(name) for name in ("threading", "socket", "ssl", "select", "queue")),
@@ -37,6 +41,9 @@ def main(base_url: str, transport: str, ca_file: str | None = None) -> dict[str,
         found["kept"] = keep(provider)
         found["threads"] = [thread.name for thread in threading.enumerate()]
         found["stats"] = provider.stats()
+    options = {"transport": transport, "api_key": "local-key", "network": Network(trust_env=False, ca_bundle=ca_file)}
+    found["waits"] = wait(Provider(model="m", base_url=mute_url, pool=PoolOptions(max_size=1), **options))
+    found["mute"] = mute(Provider(model="m", base_url=mute_url, keepalive=Keepalive(0.3, 0.3), timeouts=2, **options))
     return found
 
 
@@ -78,6 +85,41 @@ def keep(provider: Provider) -> list[Any]:
         gevent.sleep(1.5)
         text = "".join(event.text for event in stream)
     return [second.text, second.provider_metadata["connection_reused"], text]
+
+
+def wait(provider: Provider) -> list[str]:
+    """One stream has the only place: of those who wait one is late, one is cancelled, one is there when the provider is closed."""
+    first = provider.stream("first", session="first")
+    next(first)
+    token = CancelToken()
+    jobs = [
+        gevent.spawn(end_of, provider.stream("late", session="late", timeouts={"pool": 0.2, "idle": 0.2})),
+        gevent.spawn(end_of, provider.stream("cancelled", session="cancelled", cancel=token)),
+        gevent.spawn(end_of, provider.stream("closed", session="closed")),
+        gevent.spawn(end_of, first),
+    ]
+    gevent.spawn_later(0.4, token.cancel)
+    gevent.spawn_later(0.8, provider.close)
+    return [job.get(timeout=10) for job in jobs]
+
+
+def mute(provider: Provider) -> list[Any]:
+    """The peer falls silent: how the stream ends, and after how many seconds."""
+    stream = provider.stream("mute", session="mute")
+    next(stream)
+    began = time.monotonic()
+    with provider:
+        return [end_of(stream), time.monotonic() - began]
+
+
+def end_of(stream: Any) -> str:
+    """Run it to its end; the error's kind."""
+    try:
+        for _ in stream:
+            pass
+    except PixirError as error:
+        return error.kind
+    return "result"
 
 
 if __name__ == "__main__":
