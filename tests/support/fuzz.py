@@ -13,6 +13,7 @@ Rules kept here:
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import random
 import socket
@@ -123,7 +124,7 @@ def _poison(tree: Any, chance: random.Random) -> None:
         if chance.random() < 0.2:
             del tree[key]
         else:
-            tree[key] = chance.choice(_ODD)
+            tree[key] = copy.deepcopy(chance.choice(_ODD))  # not the one that the next case may put something into
         return
 
 
