@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ CHOICES = {
     "service_tier": ("auto", "default", "flex", "priority", "scale", "standard"),
 }
 _TOOL_CHOICES = ("auto", "none", "required")
-_WEB_SEARCH = ("search_context_size", "filters", "user_location", "external_web_access", "sources")
 RESERVED = frozenset({"type", "model", "input", "stream", "stream_id", "generate", "background"})
 """What ``extra_body`` may not hold: the library's own business."""
 
@@ -108,17 +107,48 @@ def _hosted(value: Any) -> None:
             raise InvalidRequest(f"hosted_tools[{at}].type: function tools go into tools")
 
 
-def _web_search(value: Any) -> None:
-    if isinstance(value, bool):
-        return
-    mapping("web_search", value)
-    for name in value:
-        if name not in _WEB_SEARCH:
-            near = get_close_matches(name, _WEB_SEARCH, n=1)
+def _domains(name: str, value: Any) -> None:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise InvalidRequest(f"{name} must be a list of domains, such as 'example.com'")
+    for at, domain in enumerate(value):
+        text(f"{name}[{at}]", domain)
+        if "/" in domain or ":" in domain:
+            raise InvalidRequest(f"{name}[{at}] must be a domain, such as 'example.com', not a URL")
+
+
+def _country(name: str, value: Any) -> None:
+    text(name, value)
+    if len(value) != 2 or not value.isalpha():
+        raise InvalidRequest(f"{name} must be a country's two letters, such as 'DE'")
+
+
+def _named(name: str, value: Any, known: Mapping[str, Callable[[str, Any], None]]) -> None:
+    """A mapping of these names only, each value right for its name."""
+    mapping(name, value)
+    for key, inner in value.items():
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise InvalidRequest(f"web_search.{name} is not known{hint}")
-    if "search_context_size" in value:
-        choice("web_search.search_context_size", value["search_context_size"], ("low", "medium", "high"))
+            raise InvalidRequest(f"{name}.{key} is not known{hint}")
+        known[key](f"{name}.{key}", inner)
+
+
+_LOCATION: dict[str, Callable[[str, Any], None]] = {
+    "type": lambda n, v: choice(n, v, ("approximate",)),
+    "country": _country,
+} | dict.fromkeys(("city", "region", "timezone"), lambda n, v: text(n, v))
+_WEB_SEARCH: dict[str, Callable[[str, Any], None]] = {
+    "search_context_size": lambda n, v: choice(n, v, ("low", "medium", "high")),
+    "filters": lambda n, v: _named(n, v, {"allowed_domains": _domains}),
+    "user_location": lambda n, v: _named(n, v, _LOCATION),
+    "external_web_access": lambda n, v: _flag(n, v),
+    "sources": lambda n, v: _flag(n, v),
+}
+
+
+def _web_search(value: Any) -> None:
+    if not isinstance(value, bool):
+        _named("web_search", value, _WEB_SEARCH)
 
 
 def _tool_choice(value: Any) -> None:

@@ -50,7 +50,9 @@ class Request(JsonData):
         developer_context: sent, trimmed, as the first input item with the role ``developer``; left out where blank.
         history: a string, or the list of input items (also accepted as ``input``). Never changed, read when first sent.
         tools: function tools: functions, or flat mappings. hosted_tools: the provider's own, as raw specs.
-        web_search: True, or a mapping with ``search_context_size``, ``filters``, ``user_location``, ``sources``.
+        web_search: True, or a mapping with ``search_context_size`` (``low``, ``medium``, ``high``), ``filters``
+            (``allowed_domains``), ``user_location`` (``city``, ``country``, ``region``, ``timezone``), ``external_web_access``, and
+            ``sources`` (whether all that was found is listed). A web search among the raw specs wins over it.
         tool_choice: ``auto``, ``none``, ``required``, or a mapping. parallel_tool_calls: whether several at once are allowed.
         output_schema: ``{"name", "schema", "strict"}``, a JSON schema, or a data class; the answer is in ``result.parsed``.
         reasoning_effort: ``none``, ``minimal``, ``low``, ``medium``, ``high``, ``xhigh`` or ``max``.
@@ -227,6 +229,8 @@ def _tools(body: dict[str, Any], request: Request) -> None:
         options = dict(request.web_search) if isinstance(request.web_search, Mapping) else {}
         if options.pop("sources", False):
             body["include"] = list(dict.fromkeys([*body.get("include", ()), "web_search_call.action.sources"]))
+        if "user_location" in options:
+            options["user_location"] = {"type": "approximate", **options["user_location"]}
         hosted.append({"type": "web_search", **options})
     if tools or hosted:
         body["tools"] = [*tools, *hosted]

@@ -195,6 +195,7 @@ def test_hosted_tools_are_told_by_type_id_and_status() -> None:
     assert result.output_items[:-1] == items
 
 
+@pytest.mark.row("A27")
 def test_web_search_evidence_has_counts_sources_and_citations_and_no_query() -> None:
     """What was searched stays out; what was found stays in."""
     note = {"type": "url_citation", "url": "https://a.example", "title": "A", "start_index": 0, "end_index": 5}
@@ -209,6 +210,7 @@ def test_web_search_evidence_has_counts_sources_and_citations_and_no_query() -> 
     assert result_of([text()]).web_search == {}
 
 
+@pytest.mark.row("A27")
 def test_web_search_evidence_is_limited() -> None:
     """At most so many sources and citations; the count of the searches is whole."""
     many = EVIDENCE_LIMIT + 5

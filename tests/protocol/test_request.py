@@ -151,6 +151,44 @@ def test_encrypted_reasoning_is_asked_for_where_it_is_needed(given: Json, asked:
     assert ("reasoning.encrypted_content" in wire(**given).get("include", [])) is asked
 
 
+SIZED = {"type": "web_search", "search_context_size": "high"}
+PLACE = {"city": "Bonn", "country": "DE"}
+FOUND = ["web_search_call.action.sources"]
+
+
+@pytest.mark.row("A9")
+@pytest.mark.parametrize(
+    ("given", "tools", "include"),
+    [
+        ({"web_search": True}, [{"type": "web_search"}], None),
+        ({"web_search": False}, None, None),
+        ({"web_search": {}}, [{"type": "web_search"}], None),
+        ({"web_search": {"search_context_size": "high"}}, [SIZED], None),
+        ({"web_search": {"filters": {"allowed_domains": ["a.example"]}}},
+         [{"type": "web_search", "filters": {"allowed_domains": ["a.example"]}}], None),
+        ({"web_search": {"user_location": PLACE}}, [{"type": "web_search", "user_location": {"type": "approximate", **PLACE}}], None),
+        ({"web_search": {"external_web_access": False}}, [{"type": "web_search", "external_web_access": False}], None),
+        ({"web_search": {"sources": True}}, [{"type": "web_search"}], FOUND),
+        ({"web_search": {"sources": False}}, [{"type": "web_search"}], None),
+        ({"web_search": {"sources": True}, "include": FOUND}, [{"type": "web_search"}], FOUND),
+        ({"web_search": True, "hosted_tools": [SIZED]}, [SIZED], None),
+        ({"web_search": {"sources": True}, "hosted_tools": [{"type": "web_search_preview"}]}, [{"type": "web_search_preview"}], None),
+        ({"web_search": True, "tools": [SIZED]}, [SIZED], None),
+        ({"web_search": True, "hosted_tools": [{"type": "file_search", "vector_store_ids": ["vs"]}]},
+         [{"type": "file_search", "vector_store_ids": ["vs"]}, {"type": "web_search"}], None),
+        ({"hosted_tools": [{"type": "mcp", "server_url": "https://a.example"}]},
+         [{"type": "mcp", "server_url": "https://a.example"}], None),
+        ({"hosted_tools": []}, None, None),
+    ],
+)  # fmt: skip
+def test_web_search_and_hosted_tools(given: Json, tools: list[Json] | None, include: list[str] | None) -> None:
+    """Options go into the tool, sources into the includes; a raw spec of a web search wins over the generated one."""
+    before = deepcopy(given)
+    sent = wire(**given)
+    assert (sent.get("tools"), sent.get("include")) == (tools, include)
+    assert given == before
+
+
 def test_what_is_included_is_listed_once() -> None:
     """The caller's own come first, and the caller's list is not changed."""
     own = ["reasoning.encrypted_content", "x"]
