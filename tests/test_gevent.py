@@ -22,7 +22,7 @@ STREAMS = 50  # as in tests.support.green, which must not be imported here: it p
 @pytest.mark.row("B22")
 @pytest.mark.parametrize("way", ["websocket", "websocket-tls", "http_sse", "http_sse-tls"])
 def test_a_program_under_gevent(way: str) -> None:
-    """Fifty streams over eight connections, cancels, the pool's waits, `close`, pings while idle and busy, a peer that falls silent."""
+    """Fifty streams over eight connections, cancels, waits, `close`, pings while idle and busy, a peer that falls silent."""
     transport, _, secure = way.partition("-")
     context, bundle = (authority().server_context(), [authority().ca_file()]) if secure else (None, [])
     with LocalServer(ssl_context=context, ping_interval=0.3, ping_timeout=1.0) as server, silent(way) as peer:

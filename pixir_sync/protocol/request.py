@@ -51,8 +51,8 @@ class Request(JsonData):
         history: a string, or the list of input items (also accepted as ``input``). Never changed, read when first sent.
         tools: function tools: functions, or flat mappings. hosted_tools: the provider's own, as raw specs.
         web_search: True, or a mapping with ``search_context_size`` (``low``, ``medium``, ``high``), ``filters``
-            (``allowed_domains``), ``user_location`` (``city``, ``country``, ``region``, ``timezone``), ``external_web_access``, and
-            ``sources`` (whether all that was found is listed). A web search among the raw specs wins over it.
+            (``allowed_domains``), ``user_location`` (``city``, ``country``, ``region``, ``timezone``), ``external_web_access``
+            and ``sources`` (whether all that was found is listed). A web search among the raw specs wins over it.
         tool_choice: ``auto``, ``none``, ``required``, or a mapping. parallel_tool_calls: whether several at once are allowed.
         output_schema: ``{"name", "schema", "strict"}``, a JSON schema, or a data class; the answer is in ``result.parsed``.
         reasoning_effort: ``none``, ``minimal``, ``low``, ``medium``, ``high``, ``xhigh`` or ``max``.

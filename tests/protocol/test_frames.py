@@ -321,8 +321,9 @@ LIMITS = [0, 1, 5, 124, 125, 126, 127, 300, 65_534, 65_535, 65_536, 70_000]
 
 
 @pytest.mark.row("B18")
-@pytest.mark.parametrize("step", [1, 1_000, 1 << 20])
-@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize(
+    ("limit", "step"), [(limit, step) for limit in LIMITS for step in (1, 997, 1 << 20) if limit < 1_000 or step > 1]
+)
 def test_the_limit_passes_and_one_byte_more_fails(limit: int, step: int) -> None:
     """Exact for every form of the length, in one frame and as a sum of fragments; the messages before it come out."""
     whole, over = b"w" * limit, b"o" * (limit + 1)

@@ -18,7 +18,14 @@ from typing import Any  # noqa: E402
 import gevent  # noqa: E402
 
 from pixir_sync import (  # noqa: E402
-    Cancelled, CancelToken, Keepalive, Network, PixirError, PoolOptions, Provider, user,
+    Cancelled,
+    CancelToken,
+    Keepalive,
+    Network,
+    PixirError,
+    PoolOptions,
+    Provider,
+    user,
 )  # fmt: skip
 
 STREAMS = 50
@@ -88,7 +95,7 @@ def keep(provider: Provider) -> list[Any]:
 
 
 def wait(provider: Provider) -> list[str]:
-    """One stream has the only place: of those who wait one is late, one is cancelled, one is there when the provider is closed."""
+    """One stream has the only place: of those who wait one is late, one is cancelled, one is there when all is closed."""
     first = provider.stream("first", session="first")
     next(first)
     token = CancelToken()

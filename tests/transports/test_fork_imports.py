@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -58,9 +57,8 @@ provider.close()
 def test_a_fork_waits_for_an_import_at_first_use(wanted: str, transport: str) -> None:
     """The child gets its answer, and so does the parent: the fork came after the import that was under way."""
     with LocalServer() as server:
-        ran = subprocess.run(
-            [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM, wanted, transport, server.base_url, server.api_key],
-            cwd=Path(__file__).parents[2], env=os.environ | {"COVERAGE_PROCESS_START": ""}, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+        given = [wanted, transport, server.base_url, server.api_key]
+        command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM, *given]
+        ran = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=55)
     assert ran.stderr == ""
     assert ran.stdout == "Heard: child (context: 1)\nHeard: parent (context: 1) | the fork waited: [True]\n"

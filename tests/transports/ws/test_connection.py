@@ -273,7 +273,7 @@ def test_an_interrupted_stream_hands_over(first: str, peer_of: PeerOf) -> None:
     assert ends["list"] > 20 and ends["ConnectionLost"] > 5, ends
 
 
-# The interpreter drops an interrupt that comes in a weak reference's callback (threading has some); pytest would make it a failure.
+# The interpreter drops an interrupt that comes in a weak reference's callback (threading has some): for pytest a failure.
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <function:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signal to one thread")
 def test_real_signals_leave_no_role(peer_of: PeerOf) -> None:
