@@ -28,6 +28,7 @@ from pixir_sync.protocol.intake import Known
 from pixir_sync.protocol.request import Body, Request, build
 from pixir_sync.protocol.result import Evidence
 from pixir_sync.protocol.retry import RequestRate
+from pixir_sync.refresh import Refresher
 from pixir_sync.transports.base import Transport
 
 __all__ = ["Engine", "OnPayload", "Origins", "Stats"]
@@ -121,7 +122,7 @@ class Engine:
     """The shared part of a provider. Threads share it.
 
     Attributes:
-        transports: the strategies by name; `order` says which are tried, first to last.
+        refresher: has the credential refreshed. transports: the strategies by name; `order` says which are tried, first to last.
         live: the cancel tokens of the calls that run, by number: single dict operations, no lock.
         closed: whether the provider was closed.
     """
@@ -131,6 +132,7 @@ class Engine:
     ) -> None:
         self.config = config
         self.credential = credential
+        self.refresher = Refresher(getattr(credential, "refresh", None))
         self.transports = transports
         self.order = tuple(transports)
         self.preference = preference
@@ -151,6 +153,7 @@ class Engine:
             token.reason = FORKED
         self.live.clear()
         self._rate_lock = threading.Lock()
+        self.refresher.after_fork()
         self.stats.after_fork()
         self.origins.after_fork()
 
@@ -197,16 +200,6 @@ class Engine:
             raise
         except Exception as error:
             raise NotAuthenticated(f"the credential could not be had: {type(error).__name__}", phase="auth") from error
-
-    def refresh(self) -> None:
-        """Have the credential refreshed. Raises `PixirError` as it came, or `NotAuthenticated`."""
-        renew: Callable[[], object] = getattr(self.credential, "refresh", int)
-        try:
-            renew()
-        except PixirError:
-            raise
-        except Exception as error:
-            raise NotAuthenticated(f"the credential could not be refreshed: {type(error).__name__}", phase="auth") from error
 
     def wait_for_rate(self) -> float:
         """The seconds to wait under ``requests_per_minute``; the place is taken."""

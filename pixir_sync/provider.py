@@ -281,8 +281,7 @@ class Provider:
             from pixir_sync.transports.http.rest import RestClient
 
         engine = self._open()
-        refresh = engine.refresh if hasattr(engine.credential, "refresh") else None
-        return RestClient(self._config, self._http.session, engine.authorize, refresh)
+        return RestClient(self._config, self._http.session, engine.authorize, engine.refresher)
 
     def _timeouts(self, given: Any) -> Timeouts:
         if given is None:

@@ -74,13 +74,12 @@ class Turn:
         self._timeouts, self._headers = timeouts, headers
         self._on_payload = on_payload
         self._parent = cancel
-        self._deadline = Deadline(None)
-        self._began = 0.0
+        self._deadline, self._began = Deadline(None), 0.0
         self._transport = engine.transports[engine.order[0]]
         self._situation = Situation(policy=engine.config.retry, preference=engine.preference)
         self._parse: Callable[[Any], Any] | None = None
         self._model = ""
-        self._sent = False
+        self._sent, self._refreshed = False, 0
 
     # The one generator of a call.
 
@@ -126,7 +125,7 @@ class Turn:
         self._model = body.fields["model"]
         self._parse = body.parse
         self._situation.stores, self._situation.caller_managed = body.stores, body.caller_managed
-        self._situation.refreshable = hasattr(self.engine.credential, "refresh")
+        self._situation.refreshable = self.engine.refresher.renew is not None
         call = Call(
             body=body, timeouts=self._timeouts, deadline=self._deadline, cancel=self.token, evidence=self.evidence,
             authorize=dict, origin_of=self.engine.origins, headers=self._headers, session=self._session, scope=self._scope,
@@ -143,6 +142,7 @@ class Turn:
         assembler = self.assembler = ResultAssembler()
         self.evidence.next_attempt()
         self._sleep(self.engine.wait_for_rate())
+        self._refreshed = self.engine.refresher.count  # before the credential is read
         call.authorize = partial(self.engine.authorize, call.secrets)
         call.assembler = assembler
         self._tell("attempt")
@@ -241,7 +241,7 @@ class Turn:
         self._tell("retry", decision.reason, decision.delay)
         self._situation.retries += decision.action is Action.RETRY
         if decision.action is Action.REFRESH:
-            self.engine.refresh()
+            self.engine.refresher.refresh(self._refreshed, self.token, self._deadline)
         self._sleep(decision.delay)
 
     def _sleep(self, seconds: float) -> None:

@@ -15,6 +15,7 @@ from pixir_sync.protocol.checks import encoded, plain_text
 from pixir_sync.protocol.codec import CodecError, loads
 from pixir_sync.protocol.errors import InvalidRequest, InvalidResponse, PixirError
 from pixir_sync.protocol.turn import Action, Situation, decide
+from pixir_sync.refresh import Refresher
 from pixir_sync.transports.http.guard import Guard
 from pixir_sync.transports.http.session import HttpSession
 
@@ -31,14 +32,13 @@ class RestClient:
         config: ProviderConfig,
         session: HttpSession,
         authorize: Callable[[list[str]], dict[str, str]],
-        refresh: Callable[[], object] | None,
+        refresher: Refresher,
     ) -> None:
-        """``authorize`` gives the credential's headers, once per attempt, and puts what is secret of them into its list;
-        ``refresh`` is None where the credential cannot be refreshed."""
+        """``authorize`` gives the credential's headers, once per attempt, and puts what is secret of them into its list."""
         self._config = config
         self._session = session
         self._authorize = authorize
-        self._refresh = refresh
+        self._refresher = refresher
         self._headers = shared_headers(config)
 
     def get(self, path: str, cancel: CancelToken) -> dict[str, Any]:
@@ -77,9 +77,9 @@ class RestClient:
         data = None if body is None else encoded(body)
         timeouts = self._config.timeouts
         total = Deadline(timeouts.total)
-        situation = Situation(policy=self._config.retry, refreshable=self._refresh is not None)
+        situation = Situation(policy=self._config.retry, refreshable=self._refresher.renew is not None)
         while True:
-            guard = Guard(timeouts, total, cancel)
+            guard, refreshed = Guard(timeouts, total, cancel), self._refresher.count
             try:
                 return self._once(method, path, data, guard)
             except PixirError as error:
@@ -88,8 +88,8 @@ class RestClient:
                 if decision.action is Action.RAISE or decision.delay > total.remaining():
                     raise
                 situation.retries += decision.action is Action.RETRY
-                if decision.action is Action.REFRESH and self._refresh is not None:
-                    self._refresh()
+                if decision.action is Action.REFRESH:
+                    self._refresher.refresh(refreshed, cancel, total)
                 if decision.delay and cancel.wait(decision.delay):
                     raise cancelled(cancel) from None
 
