@@ -30,6 +30,16 @@ class CancelToken:
     Attributes:
         reason: None while it was not cancelled; ``"cancelled"``, ``"closed"`` where the provider was closed, ``"forked"`` in a
             child process that inherited the call.
+
+    >>> from pixir_sync import Cancelled, CancelToken, Provider
+    >>> token, provider = CancelToken(), Provider(model="gpt-5.5", api_key="key")
+    >>> streams = [provider.stream(question, cancel=token) for question in ("One", "Two")]
+    >>> token.cancel()
+    >>> try:
+    ...     streams[0].result()
+    ... except Cancelled as error:
+    ...     print(error, token.cancelled, token.reason)
+    the call was cancelled True cancelled
     """
 
     __slots__ = ("_wakers", "reason")

@@ -36,6 +36,15 @@ class Credential(Protocol):
     ``headers()`` gives the headers of one call (called once per attempt, from any thread); ``identity`` is equal for equal
     accounts and stays when a token is refreshed. A credential that also has ``refresh()`` is refreshed once after a 401; one with
     an ``origin``, such as ``https://host``, is sent there and nowhere else.
+
+    >>> from pixir_sync import Credential, Provider
+    >>> class Team:
+    ...     identity = "team-a"
+    ...     def headers(self):
+    ...         return {"api-key": "a key from a vault"}
+    >>> isinstance(Team(), Credential)
+    True
+    >>> provider = Provider(model="gpt-5.5", credential=Team())
     """
 
     @property
@@ -77,7 +86,14 @@ class _Bearer:
 
 
 class ApiKey(_Bearer):
-    """A key given as an argument. It travels in a pickle. Raises `InvalidRequest` for one that cannot be sent."""
+    """A key given as an argument. It travels in a pickle. Raises `InvalidRequest` for one that cannot be sent.
+
+    >>> from pixir_sync import ApiKey, Provider
+    >>> key = ApiKey("a-key")
+    >>> key, key.headers()
+    (<ApiKey>, {'Authorization': 'Bearer a-key'})
+    >>> provider = Provider(model="gpt-5.5", credential=key)  # the same as api_key="a-key"
+    """
 
     __slots__ = ("_key",)
 
@@ -133,6 +149,13 @@ class ChatGPTToken(_Bearer):
     Both are sent to ``origin`` only: a provider for another place (this machine apart, for tests) is refused when it is made.
     The identity is the account's, so that a refreshed token keeps its connections. Raises `InvalidRequest` for values that cannot
     be sent. A login flow that gets such tokens is not part of this class.
+
+    >>> from pixir_sync import ChatGPTToken, Provider
+    >>> token = ChatGPTToken("an-access-token", account_id="account-1")
+    >>> sorted(token.headers())
+    ['Authorization', 'chatgpt-account-id']
+    >>> Provider(model="gpt-5.5", endpoint="chatgpt", credential=token)
+    <Provider gpt-5.5 https://chatgpt.com/backend-api/codex>
     """
 
     __slots__ = ("_account_id", "_token")

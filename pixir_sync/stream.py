@@ -26,6 +26,16 @@ class ResponseStream(Generator[Event, None, Result]):
 
     Nothing happens before the first ``next()``. One thread consumes it at a time; `cancel` and `close` may be called from any
     thread, at any time. Leaving the ``with`` block early, or dropping the stream, ends the call on the server's side too.
+
+    >>> from pixir_sync import Provider
+    >>> from pixir_sync.local import LocalServer
+    >>> with LocalServer() as server, Provider(model="m", base_url=server.base_url, api_key=server.api_key) as provider:
+    ...     with provider.stream("Hello") as stream:
+    ...         for event in stream:
+    ...             print(event.text, end="|" if event.text else "")
+    Heard:| Hello| (context:| 1)|
+    >>> stream.result().finish_reason
+    'stop'
     """
 
     def __init__(self, turn: Turn) -> None:

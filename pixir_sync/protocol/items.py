@@ -53,6 +53,12 @@ def user(*content: Any) -> _Item:
     """A user message: one string, or several parts (strings, `image`, or parts of the API), also as one list.
 
     Raises `InvalidRequest` that names the part.
+
+    >>> from pixir_sync import image, user
+    >>> user("Hi")
+    {'type': 'message', 'role': 'user', 'content': 'Hi'}
+    >>> [part["type"] for part in user("What is this?", image("https://example.com/a.png"))["content"]]
+    ['input_text', 'input_image']
     """
     if len(content) == 1 and isinstance(content[0], (list, tuple)):
         content = tuple(content[0])
@@ -64,7 +70,13 @@ def user(*content: Any) -> _Item:
 
 
 def assistant(text: str) -> _Item:
-    """A message of the assistant's, for a history that was kept as text."""
+    """A message of the assistant's, for a history that was kept as text.
+
+    >>> from pixir_sync import assistant, user
+    >>> history = [user("Name a colour"), assistant("Blue"), user("And its opposite?")]
+    >>> history[1]["content"]
+    [{'type': 'output_text', 'text': 'Blue'}]
+    """
     return _message("assistant", [{"type": "output_text", "text": _text(text, "assistant(): text")}])
 
 
@@ -85,6 +97,10 @@ def tool_output(call_id: str, output: Any) -> _Item:
         call_id: the call's ``call_id`` (not its ``id``).
         output: a string; a content part such as `image`, or a list of parts and strings; or any JSON value, which is sent as
             its text. Raises `InvalidRequest` for a value that has no JSON form.
+
+    >>> from pixir_sync import tool_output
+    >>> tool_output("call_1", {"sky": "clear"})
+    {'type': 'function_call_output', 'call_id': 'call_1', 'output': '{"sky":"clear"}'}
     """
     if not _text(call_id, "tool_output(): call_id"):
         raise InvalidRequest("tool_output(): call_id must be the call_id of the call")
@@ -115,6 +131,12 @@ def image(source: str | bytes | bytearray | memoryview, *, detail: str = "auto",
         source: a URL (http, https or data), or the image's bytes, which are sent as a data URL.
         detail: ``auto``, ``low``, ``high`` or ``original``.
         media_type: what the bytes are, such as ``image/png``; by default PNG, JPEG, GIF and WebP are told by their first bytes.
+
+    >>> from pixir_sync import image
+    >>> image("https://example.com/a.png", detail="low")
+    {'type': 'input_image', 'image_url': 'https://example.com/a.png', 'detail': 'low'}
+    >>> image(b"GIF89a")["image_url"]
+    'data:image/gif;base64,R0lGODlh'
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)

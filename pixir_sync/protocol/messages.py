@@ -31,6 +31,10 @@ def from_messages(messages: Sequence[Mapping[str, Any]]) -> list[_Item]:
 
     Raises `InvalidRequest` that names ``messages[i]`` and the field. A message's reasoning is left out: the API takes back
     only its own.
+
+    >>> from pixir_sync import from_messages
+    >>> from_messages([{"role": "user", "content": "Hi"}, {"role": "tool", "tool_call_id": "call_1", "content": "rain"}])[1]
+    {'type': 'function_call_output', 'call_id': 'call_1', 'output': 'rain'}
     """
     if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
         raise InvalidRequest("messages must be a list of chat-style messages")

@@ -64,6 +64,13 @@ class Request(JsonData):
         store: whether the provider keeps the response; default: the `Provider`'s, which is false.
         previous_response_id, conversation: the caller owns the context; at most one of the two.
         extra_body: further fields of the body, over the generated ones; may not hold those of `RESERVED`.
+
+    >>> from pixir_sync import Provider, Request
+    >>> request = Request(system_prompt="Be brief.", history="Hi", temperature=0)
+    >>> request
+    <Request system_prompt history temperature>
+    >>> Provider(model="gpt-5.5", transport="sse").request_body_preview(request)["instructions"]
+    'Be brief.'
     """
 
     model: str | None = None

@@ -61,6 +61,11 @@ class FunctionCall(JsonData):
         args: the parsed arguments; None where there is no JSON object (a custom tool, or a call cut off by a limit).
         arguments: the arguments exactly as they came; a custom tool's free text.
         type: ``function_call`` or ``custom_tool_call``.
+
+    >>> from pixir_sync import FunctionCall, tool_output
+    >>> call = FunctionCall(call_id="call_1", name="add", args={"a": 1, "b": 2}, arguments='{"a":1,"b":2}')
+    >>> tool_output(call.call_id, sum(call.args.values()))["output"]
+    '3'
     """
 
     call_id: str
@@ -84,6 +89,11 @@ class Usage(JsonData):
     """Token counts in one naming, read from either of the two that servers use. Every field is in tokens.
 
     ``cache_hit_rate`` is cached over input tokens, None where there was no input.
+
+    >>> from pixir_sync import Usage
+    >>> usage = Usage.read({"prompt_tokens": 8, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}})
+    >>> usage.input_tokens, usage.total_tokens, usage.cache_hit_rate
+    (8, 10, 0.5)
     """
 
     input_tokens: int = 0
@@ -176,6 +186,13 @@ class Result(JsonData):
         usage: the server's object; usage_summary: the same in one naming (`Usage`), with the cache hit rate.
         response_id, model: the server's. response: the server's last response object.
         provider_metadata: how the delivered call ran (`Evidence`).
+
+    >>> from pixir_sync import Result
+    >>> result = Result(text="Hi", finish_reason="stop")
+    >>> print(result, repr(result))
+    Hi <Result stop characters=2 items=0 calls=0 id=None>
+    >>> Result.from_json(result.to_json()) == result
+    True
     """
 
     text: str = ""

@@ -52,6 +52,12 @@ class RetryPolicy:
             request was sent is no replay.
 
     Raises `InvalidRequest` for a value out of range.
+
+    >>> from pixir_sync import Provider, RetryPolicy
+    >>> policy = RetryPolicy(max_retries=5, jitter=0)
+    >>> [policy.delay(done, server_delay=None, chance=0.5) for done in range(5)]
+    [0.5, 1.0, 2.0, 4.0, 8.0]
+    >>> provider = Provider(model="gpt-5.5", retry=policy)  # or retry=5
     """
 
     max_retries: int = 2

@@ -102,6 +102,15 @@ def tool_spec(function_or_mapping: Callable[..., Any] | Mapping[str, Any]) -> di
     Of a function: its name, the first paragraph of its docstring, its parameters from the type hints, their
     descriptions from ``Annotated[X, "..."]`` or the docstring's "Args:" section. ``strict`` is true if every parameter
     is required and of a type that the strict form can say. Raises `InvalidRequest` that names what is wrong.
+
+    >>> from pixir_sync import tool_spec
+    >>> def get_weather(city: str) -> str:
+    ...     "The weather of a city."
+    >>> spec = tool_spec(get_weather)
+    >>> spec["name"], spec["description"], spec["strict"]
+    ('get_weather', 'The weather of a city.', True)
+    >>> spec["parameters"]["properties"]
+    {'city': {'type': 'string'}}
     """
     return _tool(function_or_mapping, "tool")
 

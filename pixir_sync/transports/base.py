@@ -71,6 +71,18 @@ class Transport(ABC):
     """One way to the server. Threads share it: an attempt keeps its state to itself.
 
     `name` stands in the evidence as ``active_transport``.
+
+    >>> from pixir_sync import Call, Provider, Transport
+    >>> class Canned(Transport):
+    ...     name = "canned"
+    ...     def attempt(self, call: Call):
+    ...         call.evidence.active_transport = self.name
+    ...         print("asked:", call.full_input()["input"][0]["content"])
+    ...         yield [{"type": "response.completed", "response": {"id": "resp_1", "status": "completed", "output": []}}]
+    >>> with Provider(model="gpt-5.5", api_key="key", transport=Canned()) as provider:
+    ...     print(provider.complete("Hi").provider_metadata["active_transport"])
+    asked: Hi
+    canned
     """
 
     name: ClassVar[str]
