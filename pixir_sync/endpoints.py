@@ -100,7 +100,7 @@ PRESETS: Mapping[str, Preset] = {
         age_limit=780, idle_limit=300, frame_limit=4_000_000,
     ),
     "litellm": Preset(
-        "a LiteLLM proxy", "http://localhost:4000/v1", "LITELLM_API_KEY", needs_key=False, own_server=True,
+        "a LiteLLM proxy", "http://localhost:4000/v1", "LITELLM_PROXY_API_KEY", needs_key=False, own_server=True,
     ),
     "ollama": _on_this_machine("Ollama", "http://localhost:11434/v1", "OLLAMA_API_KEY", port=11434, store=False),
     "vllm": _on_this_machine("vLLM", "http://localhost:8000/v1", "VLLM_API_KEY"),

@@ -109,9 +109,10 @@ def test_the_default_model_is_what_the_server_is_asked_for(file: Path, monkeypat
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("PIXIR_TRANSPORT", "websockets", "PIXIR_TRANSPORT must be one of auto, websocket, http_sse, sse; did you mean 'websocket'"),
+        ("PIXIR_TRANSPORT", "websockets", "PIXIR_TRANSPORT must be one of .*; did you mean 'websocket'"),
         ("PIXIR_ENDPOINT", "olama", "PIXIR_ENDPOINT must be one of .*; did you mean 'ollama'"),
-        ("OPENAI_ORG_ID", "örg", "OPENAI_ORG_ID must hold ASCII"), ("OPENAI_PROJECT_ID", "a\tb", "OPENAI_PROJECT_ID must not hold"),
+        ("OPENAI_ORG_ID", "örg", "OPENAI_ORG_ID must hold ASCII"),
+        ("OPENAI_PROJECT_ID", "a\tb", "OPENAI_PROJECT_ID must not hold"),
     ],
 )  # fmt: skip
 def test_a_wrong_variable_is_refused_by_its_name(name: str, text: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ Json = dict[str, Any]
 def body_of(
     request: Any = "Hi", *, chatgpt: bool = False, keeps: bool = False, reasons: bool | None = False, **given: Any
 ) -> Body:
-    """The body under plain defaults (``keeps``: the provider's store; ``reasons`` None: nothing to ask); a warning is an error."""
+    """The body under plain defaults (``keeps``: the provider's store); a warning is an error."""
 
     def warn(message: str) -> None:
         raise AssertionError(message)
