@@ -170,9 +170,9 @@ def _check_place(config: ProviderConfig, places: Mapping[str, str]) -> None:
     if config.base_url is not None:
         named = places.get("base_url", "base_url")
         check_base(named, config.base_url, insecure)
-        host = recognised(config.url)
-        if config.endpoint is not None and host not in (None, config.endpoint) and PRESETS[host or ""].hosts:
-            raise InvalidRequest(f"{named} is a URL of the endpoint {host}, and the endpoint given is {config.endpoint}")
+        owner = recognised(config.url)
+        if config.endpoint is not None and owner is not None and owner != config.endpoint and PRESETS[owner].hosts:
+            raise InvalidRequest(f"{named} is a URL of the endpoint {owner}, and the endpoint given is {config.endpoint}")
     if config.websocket_url is not None:
         check_url("websocket_url", config.websocket_url, ("ws", "wss"), insecure)
 
