@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
-from urllib.parse import urlsplit
 
-from pixir_sync.catalog import PRESETS, Preset, default_model
-from pixir_sync.credentials import ApiKey, CallableKey, Credential, EnvironmentKey, check_credential, check_headers
-from pixir_sync.protocol.checks import choice, plain_text
+from pixir_sync.credentials import ApiKey, CallableKey, Credential, EnvironmentKey, check_headers
+from pixir_sync.endpoints import OTHER, PRESETS, Preset, recognised
 from pixir_sync.protocol.checks import text as check_text
 from pixir_sync.protocol.errors import InvalidRequest
-from pixir_sync.protocol.request import unknown_name
 from pixir_sync.protocol.retry import RetryPolicy, non_negative
-from pixir_sync.urls import check_base, check_url, join, split
+from pixir_sync.urls import join, split
 
-__all__ = ["Keepalive", "Network", "PoolOptions", "ProviderConfig", "Timeouts", "resolve"]
+__all__ = ["BASE_VARIABLE", "TRANSPORTS", "Keepalive", "Network", "PoolOptions", "ProviderConfig", "Timeouts"]
 
 BASE_VARIABLE = "OPENAI_BASE_URL"
 TRANSPORTS = ("auto", "websocket", "http_sse", "sse")
@@ -65,7 +62,8 @@ class PoolOptions:
     """The pool of connections.
 
     Attributes:
-        max_size: the most connections at once. max_idle, max_lifetime: seconds until an idle or an old one is retired.
+        max_size: the most connections at once. max_idle, max_lifetime: seconds until an idle or an old one is retired; left at
+            its default, each is shorter where the endpoint ends connections sooner (`endpoints.Preset`).
         max_retained_bytes: the most input that is kept for comparison, per connection.
         lanes: run several streams over one socket where the server can.
     """
@@ -156,13 +154,22 @@ class ProviderConfig:
         return f"<ProviderConfig {' '.join(given) or 'default'}>"
 
     @property
+    def service(self) -> str:
+        """The name of the preset whose facts hold here: the endpoint's, else that of the URL; ``""`` for an unknown server."""
+        if self.endpoint not in (None, "openai"):
+            return self.endpoint
+        found = "openai" if self.base_url is None else recognised(self.url) or ""
+        return found if self.endpoint is None or found == "chatgpt" else "openai"
+
+    @property
     def preset(self) -> Preset:
-        return PRESETS[self.endpoint or "openai"]
+        """What is known of the server."""
+        return PRESETS.get(self.service, OTHER)
 
     @property
     def url(self) -> str:
         """The HTTP base, without its marks (``#``) and without a slash at its end."""
-        return (self.base_url or self.preset.base_url).rstrip("#").rstrip("/")
+        return (self.base_url or PRESETS[self.endpoint or "openai"].base_url or "").rstrip("#").rstrip("/")
 
     def address(self, path: str) -> str:
         """The URL of a path of the API, such as ``/responses``; a query of the base stays.
@@ -182,98 +189,27 @@ class ProviderConfig:
         return self.websocket_url or "ws" + self.address("/responses").removeprefix("http")
 
     @property
+    def offers_websocket(self) -> bool:
+        """Whether a WebSocket may be tried: the endpoint offers one, or its URL was given."""
+        return self.preset.websocket or self.websocket_url is not None
+
+    @property
     def chatgpt(self) -> bool:
         """Whether the endpoint is the ChatGPT backend."""
-        return self.preset.chatgpt or "/backend-api/codex" in urlsplit(self.url).path
+        return self.service == "chatgpt"
 
     def credentials(self) -> Credential:
-        """The credential of this configuration."""
+        """The credential of this configuration.
+
+        A key of the environment is that of the service; ``OPENAI_API_KEY`` stands in for it at ``OPENAI_BASE_URL`` only, because
+        these two are set as a pair.
+        """
         if self.credential is not None:
             found: Credential = self.credential
             return found
-        if self.api_key is None:
-            return EnvironmentKey(self.preset.key_variable)
-        return ApiKey(self.api_key) if isinstance(self.api_key, str) else CallableKey(self.api_key)
-
-
-_NAMES = tuple(f.name for f in fields(ProviderConfig))
-_SHORTHAND: dict[str, tuple[type[Any], str | None]] = {
-    "timeouts": (Timeouts, "idle"),
-    "retry": (RetryPolicy, "max_retries"),
-    "keepalive": (Keepalive, None),
-    "pool": (PoolOptions, None),
-    "network": (Network, None),
-}
-
-
-def setting(name: str, value: Any) -> Any:
-    """A setting that may be given as its class, a mapping of its fields, or (timeouts, retry) one number."""
-    kind, single = _SHORTHAND[name]
-    if isinstance(value, kind):
-        return value
-    if isinstance(value, Mapping):
-        known = [f.name for f in fields(kind)]
-        for key in value:
-            if key not in known:
-                raise unknown_name(f"field of {name}", str(key), known)
-        return kind(**value)
-    if single is not None and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return kind(**{single: value})
-    raise InvalidRequest(f"{name} must be {kind.__name__}{' or a number' if single else ''}, not {type(value).__name__}")
-
-
-def resolve(options: Mapping[str, Any]) -> ProviderConfig:
-    """The configuration that `Provider`'s options make. Raises `InvalidRequest` that names the option and the nearest one."""
-    given = dict(options)
-    config = given.pop("config", None)
-    if config is not None and not isinstance(config, ProviderConfig):
-        raise InvalidRequest(f"config must be a ProviderConfig, not {type(config).__name__}")
-    for name in given:
-        if name not in _NAMES:
-            raise unknown_name("option", name, [*_NAMES, "config"])
-    given |= {name: setting(name, given[name]) for name in _SHORTHAND if name in given}
-    made = replace(config or ProviderConfig(), **given)
-    if made.base_url is None and made.endpoint is None:
-        made = replace(made, base_url=_environment_base(made))
-    _check(made)
-    return replace(made, model=default_model(made.model))
-
-
-def _environment_base(config: ProviderConfig) -> str | None:
-    """``OPENAI_BASE_URL``, for where neither a base nor an endpoint is given. Raises `InvalidRequest` that names the variable."""
-    found = os.environ.get(BASE_VARIABLE, "").strip()
-    if found:
-        check_base(BASE_VARIABLE, found, config.network.allow_insecure)
-    return found or None
-
-
-def _check(config: ProviderConfig) -> None:
-    for name in ("model", "organization", "project", "originator"):
-        if getattr(config, name) is not None:
-            (check_text if name == "model" else plain_text)(name, getattr(config, name))
-    if config.endpoint is not None:
-        choice("endpoint", config.endpoint, tuple(PRESETS))
-    for name in _SHORTHAND:
-        setting(name, getattr(config, name))
-    if config.base_url is not None:
-        check_base("base_url", config.base_url, config.network.allow_insecure)
-    if config.websocket_url is not None:
-        check_url("websocket_url", config.websocket_url, ("ws", "wss"), config.network.allow_insecure)
-    _check_transport(config.transport)
-    choice("continuation", config.continuation, ("auto", "exact", "off"))
-    if not isinstance(config.store, bool):
-        raise InvalidRequest(f"store must be true or false, not {type(config.store).__name__}")
-    if config.store and config.chatgpt:
-        raise InvalidRequest("store: the ChatGPT backend keeps no responses, store must be false")
-    non_negative("requests_per_minute", config.requests_per_minute, whole=True, optional=True, positive=True)
-    hooks = config.hooks if isinstance(config.hooks, (list, tuple)) else (config.hooks,)
-    if not all(map(callable, hooks)):
-        raise InvalidRequest("hooks must be a callable or a list of callables")
-    check_credential(config.api_key, config.credential, (config.url, "http" + config.websocket_address.removeprefix("ws")))
-
-
-def _check_transport(transport: object) -> None:
-    if isinstance(transport, str):
-        choice("transport", transport, TRANSPORTS)
-    elif not callable(getattr(transport, "attempt", None)):
-        raise InvalidRequest(f"transport must be one of {', '.join(TRANSPORTS)} or a Transport, not {type(transport).__name__}")
+        if self.api_key is not None:
+            return ApiKey(self.api_key) if isinstance(self.api_key, str) else CallableKey(self.api_key)
+        preset = self.preset
+        paired = self.base_url is not None and self.base_url == os.environ.get(BASE_VARIABLE, "").strip()
+        also = "OPENAI_API_KEY" if paired and (self.endpoint is None or preset.own_server) else None
+        return EnvironmentKey(preset.key_variable, also=also, needed=preset.needs_key)

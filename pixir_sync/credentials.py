@@ -109,22 +109,38 @@ class ApiKey(_Bearer):
 
 
 class EnvironmentKey(_Bearer):
-    """The key of an environment variable, read at every call. Raises `NotAuthenticated` where it is not set."""
+    """The key of an environment variable, read at every call. Raises `NotAuthenticated` where it is not set.
 
-    __slots__ = ("variable",)
+    ``also``: a variable that is read where the first one is not set. ``needed``: false for a server that may ask for no key; then
+    nothing is sent where there is none.
+    """
 
-    def __init__(self, variable: str = "OPENAI_API_KEY") -> None:
-        self.variable = variable
+    __slots__ = ("also", "needed", "variable")
+
+    def __init__(self, variable: str = "OPENAI_API_KEY", *, also: str | None = None, needed: bool = True) -> None:
+        self.variable, self.also, self.needed = variable, also, needed
+
+    @property
+    def missing(self) -> bool:
+        """Whether a key is needed and not there."""
+        return self.needed and self._source() is None
 
     @property
     def identity(self) -> str:
-        return _digest(self.key())
+        return _digest("" if not self.needed and self._source() is None else self.key())
 
     def key(self) -> str:
-        found = os.environ.get(self.variable)
-        if found is None or not found.strip():
+        source = self._source()
+        if source is None:
             raise NotAuthenticated(f"no API key: set {self.variable}, or give api_key", phase="auth")
-        return _checked(found.strip(), self.variable)
+        return _checked(os.environ[source].strip(), source)
+
+    def headers(self) -> Mapping[str, str]:
+        return {} if not self.needed and self._source() is None else super().headers()
+
+    def _source(self) -> str | None:
+        """The variable that holds a key."""
+        return next((name for name in (self.variable, self.also) if name and os.environ.get(name, "").strip()), None)
 
 
 class CallableKey(_Bearer):

@@ -16,8 +16,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from pixir_sync import catalog
 from pixir_sync.cancellation import FORKED, CancelToken
+from pixir_sync.catalog import reasons
 from pixir_sync.config import ProviderConfig
 from pixir_sync.credentials import Credential, check_headers, secrets_of
 from pixir_sync.forking import watch
@@ -157,18 +157,28 @@ class Engine:
         self.stats.after_fork()
         self.origins.after_fork()
 
+    def evidence(self) -> Evidence:
+        """The evidence of a new call. Where the endpoint offers no WebSocket none is tried, and this says why."""
+        made = Evidence(transport_preference=self.preference)
+        if self.preference == "auto" and "websocket" not in self.transports:
+            made.fallback_reason = "websocket_unsupported"
+            made.fallback_message = f"{self.config.preset.title} offers no WebSocket"
+        return made
+
     def build(self, request: Request, *, quiet: bool = False, known: Known = ()) -> Body:
         """The body of a request under this provider's defaults.
 
         ``quiet``: leave the warnings to a later build of the same. ``known``: the inputs that it may begin with.
         """
         assert self.config.model is not None
+        preset = self.config.preset
         return build(
             request,
             model=self.config.model,
             store=self.config.store,
-            chatgpt=self.config.chatgpt,
-            reasons=catalog.reasons,
+            reasons=reasons if preset.encrypted_reasoning else None,
+            stateless=None if preset.store else preset.title,
+            cache_retention=preset.cache_retention,
             warn=_nothing if quiet else log.warning,
             known=known,
         )

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pixir_sync.cancellation import CancelToken
-from pixir_sync.config import ProviderConfig, Timeouts, resolve, setting
+from pixir_sync.config import ProviderConfig, Timeouts
 from pixir_sync.credentials import check_headers
 from pixir_sync.engine import Engine
 from pixir_sync.forking import importing
@@ -18,6 +18,7 @@ from pixir_sync.protocol.codec import loads
 from pixir_sync.protocol.errors import InvalidRequest, ProviderClosed
 from pixir_sync.protocol.request import make_request
 from pixir_sync.protocol.result import Result
+from pixir_sync.sources import resolve, setting
 from pixir_sync.stream import ResponseStream
 from pixir_sync.transports.base import Transport
 from pixir_sync.transports.http.transport import HttpTransport
@@ -38,26 +39,24 @@ class Provider:
     """A place to send model calls to. Threads share it; it opens nothing before the first call.
 
     It pickles: its configuration travels, its connections do not; a key given as an argument travels, a key of the environment
-    is read again. As a context manager it closes itself.
+    is read again. It is a context manager. What is not given may come from the environment, or from the configuration file.
 
     Args:
-        model: the model of calls that name none. Default: ``PIXIR_MODEL``, the configuration file, `catalog.DEFAULT_MODEL`.
-        api_key: a string, or a callable that gives one. Default: ``OPENAI_API_KEY``, read at each call.
+        model: the model of calls that name none. Default: `catalog.DEFAULT_MODEL`.
+        api_key: a string, or a callable that gives one. Default: the endpoint's variable (``OPENAI_API_KEY``), read at each call.
         credential: an object with ``headers()`` and ``identity``, in place of a key (`credentials.Credential`).
-        endpoint: the name of a preset (``openai``, ``chatgpt``, ``xai``, ``vercel``). base_url: default ``OPENAI_BASE_URL``, else
-            ``https://api.openai.com/v1``; plain http goes to this machine only; with ``#`` at its end no version path is added
-            (as ever), with ``##`` it is the URL of the responses itself. websocket_url: where it differs.
-        organization, project, originator: sent as headers.
+        endpoint: the name of a preset (`endpoints.PRESETS`). base_url: where it is, default the preset's; plain http goes to this
+            machine only; ``#`` at its end: no version path (as ever), ``##``: it is the responses' URL. websocket_url: likewise.
         transport: ``"auto"`` (WebSocket, and HTTP where that cannot be had), ``"websocket"``, ``"http_sse"`` (alias ``"sse"``),
             or a `Transport`.
         continuation: when a turn sends only what is new: ``"auto"``, ``"exact"`` (no other field changed) or ``"off"``; over HTTP
             the whole input is sent always.
         timeouts: `Timeouts`, or one number: the idle limit in seconds. retry: `RetryPolicy`, or one number: the retries.
         keepalive, pool, network: `Keepalive`, `PoolOptions`, `Network`.
-        requests_per_minute: a limit that all threads share. Default: none.
-        store: whether the provider keeps responses. Default: false.
-        hooks: a callable, or several, that are told of attempts (`hooks.Hook`).
-        config: a `ProviderConfig` that holds any of these; an option given beside it wins.
+        organization, project, originator: sent as headers.
+        requests_per_minute: a limit that all threads share. Default: none. store: whether responses are kept. Default: false.
+        hooks: a callable, or several, that are told of attempts (`hooks.Hook`). config: a `ProviderConfig` that holds any of
+            these; an option given beside it wins, and a field that has its default says nothing.
 
     Raises:
         InvalidRequest: for an unknown option or a wrong value; it names the nearest one.
@@ -77,8 +76,9 @@ class Provider:
         if isinstance(given, Transport):
             transports: dict[str, Transport] = {given.name: given}
         elif isinstance(given, str):
-            http = {} if given == "websocket" else {"http_sse": self._http}
-            transports = {**({"websocket": WebSocketTransport(config)} if given in ("auto", "websocket") else {}), **http}
+            transports = {} if given == "websocket" else {"http_sse": self._http}
+            if given in ("auto", "websocket") and config.offers_websocket:
+                transports = {"websocket": WebSocketTransport(config), **transports}
         else:
             raise InvalidRequest(f"transport must be a Transport, which {type(given).__name__} does not inherit from")
         preference = "auto" if given == "auto" else next(iter(transports))

@@ -46,12 +46,13 @@ def pixir_server(request: pytest.FixtureRequest) -> Iterator[LocalServer]:
 def pixir_environment(pixir_server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> LocalServer:
     """The pixir_server, with OPENAI_BASE_URL, OPENAI_API_KEY and PIXIR_MODEL set to it for this test and no proxy in the way.
 
+    Nor is the configuration file of whoever runs it: PIXIR_CONFIG names none, PIXIR_ENDPOINT is blank.
     For a program that makes its own Provider (or an official client) without arguments; its processes inherit it too.
     """
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NO_PROXY", "*")  # the proxies that an operating system keeps elsewhere
-    for name, value in pixir_server.environment.items():
+    for name, value in {**pixir_server.environment, "PIXIR_CONFIG": os.devnull}.items():
         monkeypatch.setenv(name, value)
     return pixir_server
 

@@ -30,7 +30,7 @@ from pixir_sync.protocol.errors import Cancelled, ConnectionLost, InvalidRequest
 from pixir_sync.protocol.events import IGNORED, Event, Terminal, is_output, is_terminal
 from pixir_sync.protocol.outcome import Ending
 from pixir_sync.protocol.request import Request
-from pixir_sync.protocol.result import Evidence, Result
+from pixir_sync.protocol.result import Result
 from pixir_sync.protocol.turn import GATED, Action, Decision, Situation, decide, own_words
 from pixir_sync.transports.base import Call
 
@@ -66,7 +66,7 @@ class Turn:
     ) -> None:
         self.engine = engine
         self.token = CancelToken()
-        self.evidence = Evidence(transport_preference=engine.preference)
+        self.evidence = engine.evidence()
         self.assembler = ResultAssembler()
         self.consumer: int | None = None  # the thread that asked for the last batch of events
         self._request = request

@@ -10,7 +10,7 @@ from pixir_sync.protocol.checks import plain_text
 from pixir_sync.protocol.checks import text as check_text
 from pixir_sync.protocol.errors import InvalidRequest
 
-__all__ = ["check_base", "check_origin", "check_url", "join", "split"]
+__all__ = ["check_base", "check_origin", "check_url", "is_loopback", "join", "split"]
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -43,7 +43,7 @@ def check_base(name: str, url: object, allow_insecure: bool) -> None:
 def check_origin(url: str, origin: str) -> None:
     """Raise `InvalidRequest` where a credential that is for one origin only would be sent to another; this machine apart."""
     parts = urlsplit(url)
-    if f"{parts.scheme}://{parts.netloc}".lower() != origin and not _is_loopback(parts.hostname or ""):
+    if f"{parts.scheme}://{parts.netloc}".lower() != origin and not is_loopback(parts.hostname or ""):
         raise InvalidRequest(f"credential: this one is sent to {origin} only, and base_url or websocket_url leads elsewhere")
 
 
@@ -60,10 +60,11 @@ def check_url(name: str, url: object, schemes: tuple[str, str], allow_insecure: 
         raise InvalidRequest(f"{name} must not hold a user name or a password")
     if parts.fragment or url.endswith("#"):
         raise InvalidRequest(f"{name} must not hold a fragment (#)")
-    if parts.scheme == schemes[0] and not allow_insecure and not _is_loopback(parts.hostname):
+    if parts.scheme == schemes[0] and not allow_insecure and not is_loopback(parts.hostname):
         way = f"use {schemes[1]}, or Network(allow_insecure=True)"
         raise InvalidRequest(f"{name}: plain {schemes[0]} goes to this machine only; {way}")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host name means this machine."""
     return host in _LOOPBACK or host.endswith(".localhost") or (host.startswith("127.") and host.replace(".", "").isdigit())

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 pytest_plugins = ["tests.support.rows", "tests.support.untraced", "pytester"]
 
 # Where a developer's own programs go is no place for tests.
-os.environ.pop("OPENAI_BASE_URL", None)
+for name in ("OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "PIXIR_ENDPOINT", "PIXIR_MODEL", "PIXIR_TRANSPORT"):
+    os.environ.pop(name, None)
+os.environ["PIXIR_CONFIG"] = os.devnull
 
 # A busy machine is no fault of the code: time limits are pytest-timeout's business.
 settings.register_profile("house", deadline=None)

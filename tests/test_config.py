@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pixir_sync import InvalidRequest, Keepalive, Network, PoolOptions, Provider, ProviderConfig, RetryPolicy, Timeouts
-from pixir_sync.config import resolve
 from pixir_sync.local import LocalServer
+from pixir_sync.sources import resolve
 from tests.support.both import TransportName
 from tests.support.fake import anywhere, provider_for
 

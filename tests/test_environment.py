@@ -21,6 +21,17 @@ def test_a_program_without_arguments_finds_its_server(monkeypatch: pytest.Monkey
         assert {request.model for request in server.requests} == {"from-the-environment"}
 
 
+def test_an_endpoint_of_the_users_own_does_not_lead_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What finds the local server is not undone by what else is set where the program runs."""
+    monkeypatch.setenv("PIXIR_ENDPOINT", "xai")
+    monkeypatch.setenv("XAI_API_KEY", "real")
+    with LocalServer() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        with Provider(network=Network(trust_env=False)) as provider:
+            assert provider.complete("Hi").text == "Heard: Hi (context: 1)"
+
+
 def test_an_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """A base URL, a preset and a configuration that has one of them are asked first."""
     monkeypatch.setenv("OPENAI_BASE_URL", "https://environment.test/v1")

@@ -42,7 +42,7 @@ def demo(settings: Settings) -> None:
     messages they were given, and each is checked; so it is wherever the model is called local-model. With --base-url the calls
     go to that server (and may have to be paid for); there it is checked that answers and tool calls come.
     """
-    settings = replace(settings, local=settings.base_url is None)
+    settings = replace(settings, local=settings.base_url is None and settings.endpoint is None)
     with opened(settings) as provider:
         exact = settings.local or provider.default_model() == LOCAL_MODEL
         summary = run_demo(provider, exact=exact, limit=_LIMIT if exact else _REMOTE_LIMIT, show=not settings.as_json)
@@ -58,7 +58,7 @@ def run_demo(provider: Provider, *, exact: bool, limit: float, show: bool) -> di
     ``exact``: the server's model is the local one, and every word of its answers is known beforehand.
     """
     began = time.monotonic()
-    twice = provider.config.transport not in ("http_sse", "sse")
+    twice = provider.config.transport not in ("http_sse", "sse") and provider.config.offers_websocket
     talk = Conversation(provider, exact=exact, limit=limit, loses=twice)
     replay: Conversation | None = None
     with _progress(show) as progress:

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import click
 
 from pixir_sync.cancellation import CancelToken
-from pixir_sync.cli.options import KEY_VARIABLE, Settings, common, has_key, opened
+from pixir_sync.cli.options import Settings, common, missing_key, opened
 from pixir_sync.cli.report import CommandError, one_line
 from pixir_sync.config import ProviderConfig, Timeouts
 from pixir_sync.deadline import Deadline
@@ -32,7 +32,7 @@ from pixir_sync.version import __version__
 
 __all__ = ["Check", "checks", "doctor"]
 
-_CORE = ("requests", "websocket-client", "sseclient-py", "dataclasses-json")
+_CORE = ("requests", "websocket-client", "sseclient-py", "dataclasses-json", "platformdirs")
 _EXTRAS = {"fast": ("orjson",), "cli": ("click", "rich"), "local": ("aiohttp",)}
 _CONNECT, _TOTAL = 10.0, 30.0  # seconds: for a connection, for the probe
 _PORTS = {"http": 80, "https": 443}
@@ -115,13 +115,14 @@ def _connection(provider: Provider, local: bool) -> Iterator[Check]:
 
 
 def _key(config: ProviderConfig, local: bool) -> Check:
-    if not (local or has_key()):
-        return Check("key", "wrong", f"there is none: set {KEY_VARIABLE}, or use --local")
+    if (variable := missing_key(config)) is not None:
+        return Check("key", "wrong", f"there is none: set {variable}, or use --local")
     try:
-        config.credentials().headers()
+        present = bool(config.credentials().headers())
     except PixirError as error:
         return Check("key", "wrong", error.message)
-    return Check("key", "ok", "that of the embedded server" if local else "present, not shown")
+    here = "present, not shown" if present else "none, and none is needed"
+    return Check("key", "ok", "that of the embedded server" if local else here)
 
 
 def _reach(config: ProviderConfig) -> Check:

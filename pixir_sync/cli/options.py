@@ -10,7 +10,6 @@ Rules kept here:
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,20 +17,20 @@ from typing import Any
 
 import click
 
-from pixir_sync.catalog import PRESETS
 from pixir_sync.cli.report import CommandError
-from pixir_sync.config import TRANSPORTS, Network
+from pixir_sync.config import TRANSPORTS, Network, ProviderConfig
+from pixir_sync.credentials import EnvironmentKey
+from pixir_sync.endpoints import PRESETS
 from pixir_sync.provider import Provider
 
-__all__ = ["KEY_VARIABLE", "Settings", "common", "has_key", "opened"]
-
-KEY_VARIABLE = PRESETS["openai"].key_variable
+__all__ = ["Settings", "common", "missing_key", "opened"]
 
 
 @dataclass(frozen=True)
 class Settings:
     """The values of the common options; None where one was not given."""
 
+    endpoint: str | None = None
     base_url: str | None = None
     model: str | None = None
     transport: str | None = None
@@ -41,19 +40,22 @@ class Settings:
     def over(self, other: Settings) -> Settings:
         """These settings where they were given, else the other ones."""
         made = Settings(
+            endpoint=other.endpoint if self.endpoint is None else self.endpoint,
             base_url=other.base_url if self.base_url is None else self.base_url,
             model=other.model if self.model is None else self.model,
             transport=other.transport if self.transport is None else self.transport,
             as_json=self.as_json or other.as_json,
             local=self.local or other.local,
         )
-        if made.local and made.base_url is not None:
-            raise click.UsageError("--local and --base-url exclude each other.")
+        for name, value in (("--base-url", made.base_url), ("--endpoint", made.endpoint)):
+            if made.local and value is not None:
+                raise click.UsageError(f"--local and {name} exclude each other.")
         return made
 
 
 _OPTIONS = (
-    click.option("--base-url", metavar="URL", help="The server's HTTP base. Default: https://api.openai.com/v1."),
+    click.option("--endpoint", type=click.Choice(tuple(PRESETS)), help="The service. Default: PIXIR_ENDPOINT, the file, openai."),
+    click.option("--base-url", metavar="URL", help="The server's HTTP base. Default: OPENAI_BASE_URL, the file, the endpoint's."),
     click.option("--model", metavar="NAME", help="The model. Default: PIXIR_MODEL, the configuration file, a built-in one."),
     click.option("--transport", type=click.Choice(TRANSPORTS), help="How to reach the server. Default: auto."),
     click.option("--json", "as_json", is_flag=True, help="Write one JSON object per line."),
@@ -67,10 +69,10 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.pass_context
     @functools.wraps(function)
     def command(
-        context: click.Context, /, *, base_url: str | None, model: str | None, transport: str | None, as_json: bool, local: bool,
-        **values: Any,
+        context: click.Context, /, *, endpoint: str | None, base_url: str | None, model: str | None, transport: str | None,
+        as_json: bool, local: bool, **values: Any,
     ) -> Any:  # fmt: skip
-        given = Settings(base_url, model, transport, as_json, local)
+        given = Settings(endpoint, base_url, model, transport, as_json, local)
         context.obj = given.over(context.obj or Settings())
         return function(context.obj, **values)
 
@@ -79,9 +81,10 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def has_key() -> bool:
-    """Whether the environment has a key."""
-    return bool(os.environ.get(KEY_VARIABLE, "").strip())
+def missing_key(config: ProviderConfig) -> str | None:
+    """The variable that should hold a key and does not; None where there is one, or none is needed."""
+    credential = config.credentials()
+    return credential.variable if isinstance(credential, EnvironmentKey) and credential.missing else None
 
 
 @contextmanager
@@ -96,9 +99,10 @@ def opened(settings: Settings, *, keyless: bool = False, **options: Any) -> Iter
         with _embedded(settings, options) as provider:
             yield provider
         return
-    if not keyless and not has_key():
-        raise CommandError(f"no API key: set {KEY_VARIABLE}, or use --local")
-    with Provider(base_url=settings.base_url, model=settings.model, **options) as provider:
+    place = {"endpoint": settings.endpoint, "base_url": settings.base_url}
+    with Provider(**place, model=settings.model, **options) as provider:
+        if not keyless and (variable := missing_key(provider.config)) is not None:
+            raise CommandError(f"no API key: set {variable}, or use --local")
         yield provider
 
 

@@ -146,8 +146,12 @@ class LocalServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment variables by which a program finds this server. Raises RuntimeError before `start`."""
-        return {"OPENAI_BASE_URL": self.base_url, "OPENAI_API_KEY": self.api_key, "PIXIR_MODEL": self.model}
+        """The environment variables by which a program finds this server. Raises RuntimeError before `start`.
+
+        ``PIXIR_ENDPOINT`` is blank, because with one of the user's own the program might go there.
+        """
+        found = {"OPENAI_BASE_URL": self.base_url, "OPENAI_API_KEY": self.api_key, "PIXIR_MODEL": self.model}
+        return found | {"PIXIR_ENDPOINT": ""}
 
     def _url(self, scheme: str) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host

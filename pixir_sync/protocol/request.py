@@ -169,24 +169,26 @@ def build(
     *,
     model: str,
     store: bool,
-    chatgpt: bool,
-    reasons: Callable[[str], bool],
+    reasons: Callable[[str], bool] | None,
     warn: Callable[[str], None],
     known: Known = (),
+    stateless: str | None = None,
+    cache_retention: bool = True,
 ) -> Body:
     """The body of a request. Raises `InvalidRequest` that names the field.
 
     Args:
-        model, store: the provider's defaults. chatgpt: the endpoint is the ChatGPT backend, which has rules of its own.
-        reasons: whether a model reasons, so that its encrypted reasoning can be asked for.
+        model, store: the provider's defaults.
+        reasons: whether a model reasons, so that its encrypted reasoning can be asked for; None where the server has none.
         warn: told, without any content, what the repair of the history left out.
         known: the inputs that connections hold and that the history may begin with.
+        stateless: the name of a server that keeps no responses. cache_retention: whether ``prompt_cache_retention`` is sent.
     """
     checks.check(request)
     request = _lifted(request)
     store = store if request.store is None else request.store
-    if chatgpt and store:
-        raise InvalidRequest("store: the ChatGPT backend keeps no responses, store must be false")
+    if stateless is not None and store:
+        raise InvalidRequest(f"store: {stateless} keeps no responses, store must be false")
     managed = request.caller_managed
     items, settled = take_in(request.history, (request.developer_context or "").strip(), known, managed=managed, warn=warn)
     if not items and not (managed and request.conversation is not None):
@@ -196,10 +198,10 @@ def build(
     _tools(body, request)
     parse = _format(body, request)
     body["store"] = store
-    if not store and not managed and (reasons(body["model"]) or "reasoning" in body):
+    if not store and not managed and reasons is not None and (reasons(body["model"]) or "reasoning" in body):
         body["include"] = list(dict.fromkeys([*body.get("include", ()), "reasoning.encrypted_content"]))
     _extra(body, request.extra_body or {})
-    if chatgpt:
+    if not cache_retention:
         body.pop("prompt_cache_retention", None)
     return Body(body, items, parse, stores=stores(body), caller_managed=managed, settled=settled)
 

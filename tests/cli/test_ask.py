@@ -88,6 +88,18 @@ def test_without_a_key_it_says_what_to_set(command: Command) -> None:
     assert command("ask", "hi", OPENAI_API_KEY="").failed_with("no API key: set OPENAI_API_KEY, or use --local")
 
 
+def test_an_endpoint_has_its_own_key(here: Command, server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That one is asked for, by its name; where none is needed nothing is missing, and the server has its say."""
+    monkeypatch.delenv("XAI_API_KEY", raising=False)
+    assert here("ask", "hi", "--endpoint", "xai").failed_with("no API key: set XAI_API_KEY, or use --local")
+    monkeypatch.delenv("OLLAMA_API_KEY", raising=False)
+    place = ("--endpoint", "ollama", "--base-url", server.base_url)
+    assert here("ask", "hi", *place, key=None).failed_with("not_authenticated: ")
+    monkeypatch.setenv("OLLAMA_API_KEY", server.api_key)
+    done = here("--endpoint", "ollama", "ask", "hi", "--base-url", server.base_url, key=None)
+    assert (done.status, done.out) == (0, "Heard: hi (context: 1)\n") and len(server.upgrades) == 0
+
+
 def test_a_server_that_is_not_there_is_one_line(command: Command) -> None:
     """A refused connection names the place and the reason."""
     url = refused_url()
@@ -139,6 +151,8 @@ def test_a_key_that_cannot_be_sent_is_refused(here: Command, server: LocalServer
         (["ask", "hi", "--modle", "x"], "--model"),
         (["ask", "hi", "--transport", "pigeon"], "'pigeon' is not one of"),
         (["ask", "hi", "--local", "--base-url", "http://localhost/v1"], "exclude each other"),
+        (["ask", "hi", "--local", "--endpoint", "xai"], "--local and --endpoint exclude each other"),
+        (["ask", "hi", "--endpoint", "olama"], "'olama' is not one of"),
         (["ask", " ", "--local"], "the prompt is empty"),
         (["ask", "--api-key", "sk-1", "hi"], "No such option"),
         (["aks", "hi"], "No such command"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from pixir_sync.local import LocalServer
 from tests.cli.conftest import Command
 from tests.cli.support import refused_url
@@ -36,6 +38,14 @@ def test_without_a_key_it_says_so_and_calls_nobody(here: Command, server: LocalS
     assert {name: states(done.out)[name] for name in ("key", "network", "probe")} == {
         "key": "wrong", "network": "ok", "probe": "skipped"}  # fmt: skip
     assert server.requests == []
+
+
+def test_where_no_key_is_needed_none_is_missed(here: Command, server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is called without one; this one wants one after all."""
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    done = here("doctor", "--endpoint", "vllm", "--base-url", server.base_url, key=None)
+    assert done.failed_with("something is wrong: probe") and "none, and none is needed" in done.out
+    assert len(server.requests) == 1
 
 
 def test_a_wrong_key_fails_the_probe(here: Command, server: LocalServer) -> None:

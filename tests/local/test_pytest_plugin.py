@@ -68,6 +68,8 @@ def test_the_environment_leads_to_the_server(project: pytest.Pytester, monkeypat
     monkeypatch.setenv("all_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "example.com")
     monkeypatch.setenv("OPENAI_API_KEY", "a real key")
+    monkeypatch.setenv("PIXIR_ENDPOINT", "xai")
+    monkeypatch.setenv("PIXIR_CONFIG", "mine.ini")
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     project.makepyfile("""
         import os, urllib.request
@@ -78,8 +80,10 @@ def test_the_environment_leads_to_the_server(project: pytest.Pytester, monkeypat
             assert ask("Hello") == "Heard: Hello (context: 1)"
             assert pixir_server.requests.only.model == os.environ["PIXIR_MODEL"] == "local-model"
             assert urllib.request.getproxies() == {"no": "*"}
+            assert (os.environ["PIXIR_ENDPOINT"], os.environ["PIXIR_CONFIG"]) == ("", os.devnull)
 
         def test_two():
+            assert (os.environ["PIXIR_ENDPOINT"], os.environ["PIXIR_CONFIG"]) == ("xai", "mine.ini")
             assert os.environ["OPENAI_API_KEY"] == "a real key" and "OPENAI_BASE_URL" not in os.environ
             assert urllib.request.getproxies()["all"] and os.environ["NO_PROXY"] == "example.com"
     """)

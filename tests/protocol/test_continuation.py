@@ -153,7 +153,7 @@ def test_every_field_of_a_request_has_a_decision() -> None:
     }  # fmt: skip
     left_out = {"developer_context", "conversation", "extra_body"}
     assert everything.keys() | left_out == {f.name for f in dataclass_fields(Request)}
-    body = build(Request(**everything), model="m", store=False, chatgpt=False, reasons=lambda m: False, warn=pytest.fail)
+    body = build(Request(**everything), model="m", store=False, reasons=lambda m: False, warn=pytest.fail)
     assert body.payload.keys() <= FIELD_RULES.keys()
     assert FIELD_RULES["conversation"] is FieldRule.CALLER
 

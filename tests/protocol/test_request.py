@@ -18,14 +18,18 @@ from pixir_sync.protocol.request import Body, Request, build, make_request, unkn
 Json = dict[str, Any]
 
 
-def body_of(request: Any = "Hi", *, chatgpt: bool = False, keeps: bool = False, reasons: bool = False, **given: Any) -> Body:
-    """The body under plain defaults (``keeps`` is the provider's store); a warning is an error."""
+def body_of(
+    request: Any = "Hi", *, chatgpt: bool = False, keeps: bool = False, reasons: bool | None = False, **given: Any
+) -> Body:
+    """The body under plain defaults (``keeps``: the provider's store); a warning is an error."""
 
     def warn(message: str) -> None:
         raise AssertionError(message)
 
     made = make_request(request, given)
-    return build(made, model="m", store=keeps, chatgpt=chatgpt, reasons=lambda model: reasons, warn=warn)
+    asks = None if reasons is None else lambda model: reasons
+    stateless = "the ChatGPT backend" if chatgpt else None
+    return build(made, model="m", store=keeps, reasons=asks, warn=warn, stateless=stateless, cache_retention=not chatgpt)
 
 
 def wire(request: Any = "Hi", **given: Any) -> Json:
@@ -198,6 +202,13 @@ def test_what_is_included_is_listed_once() -> None:
     assert own == ["reasoning.encrypted_content", "x"]
 
 
+def test_a_server_without_encrypted_reasoning_is_not_asked_for_it() -> None:
+    """Whatever the request says of reasoning; what the caller asks for by itself is sent."""
+    assert "include" in wire(reasoning_effort="low")
+    assert "include" not in wire(reasoning_effort="low", reasons=None)
+    assert wire(include=["x"], reasons=None)["include"] == ["x"]
+
+
 @pytest.mark.row("A10")
 def test_the_chatgpt_backend_has_rules_of_its_own() -> None:
     """No retention, wherever it comes from; store is refused, wherever it comes from."""
@@ -240,7 +251,7 @@ def test_the_library_repairs_what_it_owns() -> None:
     assert [item["type"] for item in wire([call(1)])["input"]] == ["function_call", "function_call_output"]
     assert wire([call(1)], previous_response_id="r")["input"] == [call(1)]
     warned: list[str] = []
-    build(Request(history=[user("Hi"), tool_output("c9", "zebra")]), model="m", store=False, chatgpt=False,
+    build(Request(history=[user("Hi"), tool_output("c9", "zebra")]), model="m", store=False,
           reasons=lambda model: False, warn=warned.append)  # fmt: skip
     assert len(warned) == 1 and "zebra" not in warned[0]
 
@@ -303,7 +314,7 @@ def test_no_history_is_ever_changed(history: list[Json], store: bool, managed: b
     history.insert(0, user("Hi"))
     before = deepcopy(history)
     request = Request(history=history, store=store, previous_response_id="r" if managed else None)
-    body = build(request, model="m", store=False, chatgpt=False, reasons=lambda model: True, warn=lambda message: None)
+    body = build(request, model="m", store=False, reasons=lambda model: True, warn=lambda message: None)
     sent = body.full(lambda content: "m" if content == "e0" else "other")["input"]
     assert history == before
     if managed:

@@ -42,6 +42,17 @@ print(said[0], "| the fork waited:", waits)
 provider.close()
 """
 
+# The same of what a provider's making imports, where a configuration file has to be found.
+MAKING = PROGRAM[: PROGRAM.index("provider = ")] + """
+thread = threading.Thread(target=lambda: Provider(model="m"))
+thread.start()
+assert importing.wait(10)
+child = Child(lambda: Provider(model="child").default_model())
+forked.set()
+print(child.result(), "| the fork waited:", waits)
+thread.join(10)
+"""
+
 
 @pytest.mark.parametrize(
     ("wanted", "transport"),
@@ -62,3 +73,11 @@ def test_a_fork_waits_for_an_import_at_first_use(wanted: str, transport: str) ->
         ran = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=55)
     assert ran.stderr == ""
     assert ran.stdout == "Heard: child (context: 1)\nHeard: parent (context: 1) | the fork waited: [True]\n"
+
+
+def test_a_fork_waits_for_the_search_of_the_configuration_file() -> None:
+    """A provider that is made while another thread makes the first one in the process."""
+    env = {name: value for name, value in os.environ.items() if name != "PIXIR_CONFIG"} | {"COVERAGE_PROCESS_START": ""}
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", MAKING, "platformdirs", "", "", ""]
+    ran = subprocess.run(command, cwd=Path(__file__).parents[2], env=env, capture_output=True, text=True, timeout=60)
+    assert (ran.stdout, ran.stderr) == ("child | the fork waited: [True]\n", "")

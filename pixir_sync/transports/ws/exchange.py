@@ -74,7 +74,7 @@ class Exchange:
         self._limit = Deadline(None)
         self._first = True  # no event came yet
         self._begun = False  # no event came that can only be of this response
-        self._message = worded(call, cast(Mode, config.continuation), held, reset)
+        self._message = worded(call, cast(Mode, config.continuation), held, reset, config.preset.frame_limit)
 
     # Sending, and the events.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from pixir_sync.endpoints import FRAME_LIMIT
 from pixir_sync.protocol.checks import encoded
 from pixir_sync.protocol.codec import CodecError, dumps
 from pixir_sync.protocol.continuation import Delta, Draft, Full, Mode, plan
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from pixir_sync.transports.ws.connection import Connection
 
 __all__ = ["FRAME_LIMIT", "Message", "worded"]
-
-FRAME_LIMIT = 16_000_000
-"""The largest message sent, in bytes; a larger one goes over HTTP."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -40,10 +38,12 @@ class Message:
     size: int
 
 
-def worded(call: Call, mode: Mode, held: Connection | None, reset: str | None) -> Message:
+def worded(call: Call, mode: Mode, held: Connection | None, reset: str | None, limit: int) -> Message:
     """The message of a call on a connection that stands, or on one that is to be opened.
 
-    ``reset``: why the session begins anew, if known. Raises `FrameTooLarge`, and `InvalidRequest` for what has no JSON form.
+    ``reset``: why the session begins anew, if known. ``limit``: the bytes that the endpoint takes at most.
+
+    Raises `FrameTooLarge`, and `InvalidRequest` for what has no JSON form.
     """
     body, evidence = call.body, call.evidence
     baseline = held.baseline if held is not None else None
@@ -68,8 +68,9 @@ def worded(call: Call, mode: Mode, held: Connection | None, reset: str | None) -
         items, previous = call.full_input()["input"], None
     data, size = _encoded(body.fields, items, previous)
     evidence.input_items_sent, evidence.input_items_total = len(items), len(body.items)
-    if len(data) > FRAME_LIMIT:
-        raise FrameTooLarge(f"the request has {len(data)} bytes, a WebSocket message may have {FRAME_LIMIT}", phase="send",
+    limit = min(limit, FRAME_LIMIT)
+    if len(data) > limit:
+        raise FrameTooLarge(f"the request has {len(data)} bytes, a WebSocket message may have {limit}", phase="send",
                             code="message_too_large")  # fmt: skip
     if held is not None and isinstance(chosen, Delta):
         size += held.retained

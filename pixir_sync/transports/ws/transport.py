@@ -35,7 +35,6 @@ __all__ = ["WebSocketTransport"]
 
 _CLOSING = (1.0, 0.05)  # seconds that `close` waits for the end of everything; in the middle of a call of the same thread
 _SALT = os.urandom(16)
-_BETA = {"OpenAI-Beta": "responses_websockets=2026-02-06"}  # what the ChatGPT backend wants at the upgrade
 _TRACING = frozenset({
     "traceparent", "tracestate", "baggage", "x-request-id", "x-client-request-id", "x-trace-id", "x-correlation-id", "b3",
     "x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags", "x-amzn-trace-id", "x-cloud-trace-context",
@@ -154,7 +153,7 @@ class WebSocketTransport(Transport):
         return PoolKey(self._url, call.identity(), tuple(kept), call.scope)
 
     def _headers(self, call: Call) -> dict[str, str]:
-        return merged(_BETA if self._config.chatgpt else {}, shared_headers(self._config), call.headers)
+        return merged(self._config.preset.upgrade_headers, shared_headers(self._config), call.headers)
 
     def _open(self, call: Call, lease: Lease, credential: Mapping[str, str]) -> Connection:
         """A new connection in the lease's place."""
