@@ -10,6 +10,7 @@ Rules kept here:
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -43,13 +44,15 @@ _NO_WEBSOCKET = "there is no WebSocket, so every turn sends its whole input"
 def doctor(settings: Settings, timeout: float) -> None:
     """Check what a call needs, and say what to do about what is missing.
 
-    Packages, settings, key; name resolution, TCP, proxy, TLS; the upgrade to a WebSocket; then real calls: two over the WebSocket,
-    of which the second goes on from the first, and one over HTTP. They cost some dozen tokens each. With --local nothing leaves
-    this machine; with --transport only what that transport needs is checked.
+    Packages, settings, key; name resolution, TCP, proxy, TLS; the upgrade to a WebSocket; then real calls: two over the
+    WebSocket, of which the second goes on from the first, and one over HTTP. They cost some dozen tokens each. With --local
+    nothing leaves this machine; with --transport only what that transport needs is checked.
 
     The exit status is 1 where calls with this transport cannot work. What works but for something (without a WebSocket, for
     example, where HTTP takes its place) is shown as limited, and the exit status is 0.
     """
+    if math.isnan(timeout):  # which is in no range, and out of none
+        raise click.BadParameter("nan is no number of seconds.", param_hint="--timeout")
     with _screen(settings.as_json) as (show, starting):
         exam = Examination(settings.transport or "auto", show, starting)
         try:
@@ -123,7 +126,8 @@ def _lines(check: Check, width: int | None = None) -> list[str]:
         if text and width is None:
             made.append(first + one_line(text))
         elif text:
-            made += textwrap.wrap(one_line(text), max(width or 0, 60), initial_indent=first, subsequent_indent=" " * len(first))
+            made += textwrap.wrap(one_line(text), max(width or 0, 60), initial_indent=first, subsequent_indent=" " * len(first),
+                                  break_on_hyphens=False)  # fmt: skip
     return made
 
 

@@ -102,7 +102,7 @@ def at_tls(error: PixirError, host: str) -> Words:
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"the certificate of {host} is not trusted: {cause.verify_message}", _distrust(cause, host)
     if isinstance(error, ConnectTimeout):
-        return f"{host} took the connection and said nothing", "Check that the port speaks TLS; something may swallow it on the way."
+        return f"{host} took the connection and said nothing", "Check that the port speaks TLS, and what is on the way."
     if isinstance(cause, ssl.SSLError):
         reason = (cause.reason or "unknown").replace("_", " ").lower()
         advice = "What listens there may speak plain http, or another version of TLS: check the port and the scheme."
@@ -116,8 +116,8 @@ def _distrust(error: ssl.SSLCertVerificationError, host: str) -> str:
         return "The certificate must be renewed where it is served; or the clock of this machine is wrong."
     if error.verify_code in (62, 64):  # another host name, another address
         return f"The certificate is another host's: check the base URL, and what answers in the place of {host}."
-    return ("If you trust its authority (a company's proxy, for example), point SSL_CERT_FILE to a PEM file with it; in a program, "
-            "Network(ca_bundle=...).")  # fmt: skip
+    return ("If you trust its authority (a company's proxy, for example), point SSL_CERT_FILE to a PEM file with it; in a "
+            "program, Network(ca_bundle=...).")  # fmt: skip
 
 
 def at_upgrade(error: PixirError) -> Words:
