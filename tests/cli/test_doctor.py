@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime
 import signal
+import sys
 
 import pytest
 
+from pixir_sync.cli.doctor import place
 from pixir_sync.local import Delay, LocalServer, Pause, Together, faults
 from tests.cli.conftest import Command
-from tests.cli.doctor_support import ALL, HERE, WAY, WEBSOCKET, Diagnose, serving_tls
+from tests.cli.doctor_support import ALL, HERE, WAY, WEBSOCKET, Diagnose, read, serving_tls
 from tests.cli.support import Terminal, ended, reached, refused_url, start
 from tests.support.events import text_response
 from tests.support.peer import Conn, ScriptedPeer
@@ -181,6 +183,13 @@ def test_a_continuation_that_is_refused(diagnose: Diagnose, server: LocalServer)
     assert "sent whole: the server did not know the response before it" in report.says("continuation")
 
 
+def test_a_second_turn_that_fails(diagnose: Diagnose, server: LocalServer) -> None:
+    """What the server says of it; no call falls back from that."""
+    with server.fault(faults.Refuse(500), when=lambda body: "previous_response_id" in body):
+        report = diagnose(server.base_url)
+    assert report.of("wrong") == ["continuation"] and "(500): The server had an error" in report.says("continuation")
+
+
 def test_a_connection_that_ends_after_each_answer(diagnose: Diagnose) -> None:
     """The second turn takes a connection of its own, and says why it went in full."""
 
@@ -222,6 +231,7 @@ def test_http_broken_while_the_websocket_works(diagnose: Diagnose, server: Local
         (faults.Refuse(429, code="insufficient_quota"), "quota_exceeded (429): ", "plan and billing"),
         (faults.Refuse(404, code="model_not_found"), "model_not_supported (404): ", "--model"),
         (faults.Drop(), "connection_lost: ", "ends connections"),
+        (faults.Refuse(422, code=None, message="x" * 900), f"provider_http_error (422): {'x' * 300}…", "what the server says"),
     ],
 )  # fmt: skip
 def test_what_a_failed_call_means(
@@ -275,6 +285,23 @@ def test_events_that_are_held_back(diagnose: Diagnose, server: LocalServer) -> N
 
 
 # What is shown, and how it ends.
+
+
+def test_a_package_that_is_missing(diagnose: Diagnose, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else is tried; the advice is the command that helps."""
+    monkeypatch.setattr(place, "_CORE", ("requests", "no-such-package"))
+    report = diagnose("https://api.example/v1")
+    assert report.of("wrong") == ["packages"] and report.advises("packages").endswith("pip install no-such-package")
+    assert report.needs("packages") == ["settings", "key", *WAY, *WEBSOCKET, "http", "streaming"]
+
+
+def test_without_the_extra_of_the_embedded_server(here: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--local says which extra it needs."""
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    for name in [name for name in sys.modules if name.startswith(("pixir_sync.local.", "aiohttp."))]:
+        monkeypatch.delitem(sys.modules, name)
+    report = read(here("doctor", "--local", "--json"))
+    assert report.of("wrong") == ["settings"] and "local" in report.advises("settings")
 
 
 def test_a_wrong_setting(diagnose: Diagnose) -> None:

@@ -110,6 +110,13 @@ def test_a_server_that_is_silent_within_tls(diagnose: Diagnose) -> None:
     assert report.of("wrong") == ["tls"] and report.says("tls") == "127.0.0.1 took the connection and said nothing"
 
 
+def test_a_server_that_ends_tls_connections(diagnose: Diagnose) -> None:
+    """Without a word, as some filters do."""
+    with ScriptedPeer(lambda conn: conn.reset()) as peer:
+        report = diagnose(peer.base_url.replace("http://", "https://"))
+    assert report.of("wrong") == ["tls"] and report.says("tls").startswith("no TLS with 127.0.0.1: ")
+
+
 def test_http_to_a_port_that_speaks_tls(diagnose: Diagnose) -> None:
     """The other way round: what answers is no HTTP, and the scheme is named."""
     with serving_tls() as url:
@@ -168,6 +175,25 @@ def test_a_proxy_in_the_way(
     assert report.of("wrong") == ["proxy"] and says in report.says("proxy") and advice in report.advises("proxy")
     assert "HTTPS_PROXY" in report.says("proxy") and report.needs("proxy") == ["tls", *WEBSOCKET, "http"]
     assert "wombat" not in report.done.out + report.done.err
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [(b"HTTP/1.1 502 No\r\n\r\n", "CONNECT with 502: it did not reach 127.0.0.1:1"), (b"SSH-2.0\r\n", "is not HTTP")],
+)  # fmt: skip
+def test_a_proxy_that_does_not_get_there(
+    diagnose: Diagnose, monkeypatch: pytest.MonkeyPatch, answer: bytes, says: str
+) -> None:
+    """Whose fault it is: the target's, or what listens there is no proxy."""
+
+    def script(conn: Conn) -> None:
+        conn.read_request()
+        conn.send(answer)
+
+    with ScriptedPeer(script) as peer:
+        monkeypatch.setenv("HTTPS_PROXY", peer.base_url.removesuffix("/v1"))
+        report = diagnose("https://127.0.0.1:1/v1")
+    assert report.of("wrong") == ["proxy"] and says in report.says("proxy")
 
 
 def test_a_proxy_that_is_not_there(diagnose: Diagnose, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ def doctor(settings: Settings, timeout: float) -> None:
         try:
             _examine(exam, settings, timeout)
         except KeyboardInterrupt:
-            complain(f"interrupted at the check {exam.current or exam.done[-1].name}")
+            complain(f"interrupted at the check {exam.current}" if exam.current else "interrupted")
             raise click.Abort from None
     if settings.as_json:
         print(json.dumps({"ok": exam.fine, "checks": [asdict(check) for check in exam.done]}))

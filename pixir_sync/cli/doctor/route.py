@@ -206,8 +206,7 @@ class Route:
         """A step of the opening was made: say so, and begin the next."""
         exam = self._exam
         if step == "tcp":
-            host, port = sock.getpeername()[:2]
-            exam.ok(f"{f'[{host}]' if ':' in host else host}:{port} takes connections")
+            exam.ok(f"{self._peer(sock)} takes connections")
             exam.begin("proxy")
             if self._proxy is not None:
                 return
@@ -223,6 +222,14 @@ class Route:
             exam.ok("none: plain http")
         if self._asks:
             exam.begin("upgrade")
+
+    def _peer(self, sock: socket.socket) -> str:
+        """Where the socket leads; the name, where whoever took the connection has left already."""
+        try:
+            host, port = sock.getpeername()[:2]
+        except OSError:
+            return self._target if self._proxy is None else str(self._proxy.hostname)
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def _shown(self) -> str:
         """The proxy, without its login."""

@@ -86,8 +86,7 @@ class Calls:
         try:
             answer = _asked(provider, history)
         except PixirError as error:
-            explained = words.in_turn(error, "over the WebSocket")
-            (exam.limited if exam.transport == "auto" and words.falls_back(error) else exam.wrong)(*explained)
+            self._failed_on_websocket(error, "over the WebSocket")
             exam.skip(("continuation",), "needs websocket")
             return
         exam.ok(answer.says)
@@ -99,9 +98,14 @@ class Calls:
         try:
             second = _asked(provider, [*history, *answer.result.output_items, user(_SECOND)])
         except PixirError as error:
-            exam.wrong(*words.in_turn(error, "over the WebSocket, in a second turn"))
+            self._failed_on_websocket(error, "over the WebSocket, in a second turn")
             return
         self._continued(second.result.provider_metadata)
+
+    def _failed_on_websocket(self, error: PixirError, way: str) -> None:
+        """Where HTTP would take over, calls still work."""
+        takes_over = self._exam.transport == "auto" and words.falls_back(error)
+        (self._exam.limited if takes_over else self._exam.wrong)(*words.in_turn(error, way))
 
     def _continued(self, evidence: dict[str, Any]) -> None:
         """Whether the second turn sent only what is new."""
