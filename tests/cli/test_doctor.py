@@ -138,7 +138,7 @@ def test_the_last_line_says_what_is_missing(here: Command, server: LocalServer) 
         done = here("doctor", "--base-url", server.base_url)
     *_, last = done.out.splitlines()
     assert (done.status, last) == (0, "Calls work, but there is no WebSocket, so every turn sends its whole input.")
-    assert "\n" + " " * 33 + "-> Calls work over HTTP" in done.out
+    assert "\n" + " " * 33 + "-> Calls can go over HTTP" in done.out
 
 
 def test_a_redirect_says_where_to(diagnose: Diagnose, server: LocalServer) -> None:

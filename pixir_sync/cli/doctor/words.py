@@ -35,15 +35,15 @@ Words = tuple[str, str]
 """What is said, and the advice."""
 
 _QUOTED = 300  # characters of a server's message
-_NO_WEBSOCKET = "Calls work over HTTP if the http check does; the transport http_sse saves the attempt."
+_NO_WEBSOCKET = "Calls can go over HTTP: the transport auto does that by itself, http_sse saves the attempt."
 _LATER = "Try again later; if it stays so while HTTP works, the gateway cannot pass WebSockets on."
 _ABSENT = "there is no WebSocket at this address, as with a gateway that serves POST only"
 _UPGRADE: Mapping[int, Words] = {
     400: ("it was not taken for an upgrade", "A proxy or gateway may drop the Upgrade header: have it pass WebSockets on."),
     401: ("the key was refused at the upgrade",
-          f"Check the key in {KEY_VARIABLE}. If the http check takes it, use the transport http_sse."),
+          f"Check the key in {KEY_VARIABLE}. If HTTP takes it, use the transport http_sse."),
     403: ("this key, or this place, is forbidden at the upgrade",
-          "Check what the key may do. If the http check is let through, WebSockets are forbidden: use the transport http_sse."),
+          "Check what the key may do. If HTTP is let through, WebSockets are forbidden: use the transport http_sse."),
     404: (_ABSENT, _NO_WEBSOCKET),
     405: (_ABSENT, _NO_WEBSOCKET),
     426: ("the server offers no WebSocket", _NO_WEBSOCKET),
