@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import signal
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -156,6 +157,20 @@ def test_a_close_behind_the_upgrade(diagnose: Diagnose, server: LocalServer, cod
         report = diagnose(server.base_url, key="local-key")
     assert report.of("limited") == ["open"] and report.checks["upgrade"]["state"] == "ok"
     assert "answered with 101, and then" in report.says("open") and says in report.says("open")
+
+
+def test_a_server_that_does_not_stop_talking(diagnose: Diagnose) -> None:
+    """What it says unasked is no close, and keeps nobody longer than the check lasts."""
+
+    def script(wire: Wire) -> None:
+        with suppress(OSError):
+            while not wire.gone.is_set():
+                wire.send({"type": "codex.rate_limits"})
+
+    with WebSocketPeer([script, lambda wire: wire.cut()]) as peer:
+        report = diagnose(peer.base_url, "--transport", "websocket")
+    assert report.checks["open"]["state"] == "ok" and report.checks["open"]["ms"] < 3000
+    assert report.of("wrong") == ["websocket"] and report.says("websocket").startswith("connection_lost: ")
 
 
 def test_an_upgrade_that_is_not_answered(diagnose: Diagnose, server: LocalServer) -> None:

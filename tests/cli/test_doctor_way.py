@@ -111,8 +111,13 @@ def test_a_server_that_is_silent_within_tls(diagnose: Diagnose) -> None:
 
 
 def test_a_server_that_ends_tls_connections(diagnose: Diagnose) -> None:
-    """Without a word, as some filters do."""
-    with ScriptedPeer(lambda conn: conn.reset()) as peer:
+    """At the first word of the handshake, as some filters do."""
+
+    def script(conn: Conn) -> None:
+        assert conn.sock.recv(1)
+        conn.reset()
+
+    with ScriptedPeer(script) as peer:
         report = diagnose(peer.base_url.replace("http://", "https://"))
     assert report.of("wrong") == ["tls"] and report.says("tls").startswith("no TLS with 127.0.0.1: ")
 

@@ -157,7 +157,7 @@ class Route:
         """Wait whether the server closes at once. Raises what it closed with."""
         lane = Lane()
         if connection.begin(lane, deadline):
-            while connection.receive(lane, deadline) is not None:
+            while not deadline.passed and connection.receive(lane, deadline) is not None:
                 """What a server says unasked, such as its limits, is no close."""
         self._exam.ok("the connection stays open")
 
