@@ -29,7 +29,7 @@ from pixir_sync.forking import PlainSocket, TLSSocket, importing
 from pixir_sync.protocol.errors import ConnectFailed, ConnectTimeout, InvalidRequest
 from pixir_sync.version import __version__
 
-__all__ = ["connect_tcp", "merged", "proxy_for", "shared_headers", "tls_context", "user_agent"]
+__all__ = ["connect_tcp", "merged", "proxy_for", "proxy_source", "shared_headers", "tls_context", "user_agent"]
 
 _SLICE = 0.05  # seconds between looks at the cancel flag while a connection is being opened; nothing wakes that wait
 
@@ -124,19 +124,43 @@ def proxy_for(url: str, network: Network) -> str | None:
         return network.proxy
     if not network.trust_env:
         return None
-    from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
-
-    parts = urlsplit(url)
-    proxies = getproxies_environment()
-    scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
-    found = proxies.get(scheme) or proxies.get("all")
-    if not found or proxy_bypass_environment(parts.netloc, proxies):
+    found, bypassed = _environment_proxy(url)
+    if not found or bypassed:
         return None
     if "://" not in found:
         found = f"http://{found}"
     if urlsplit(found).scheme not in ("http", "https"):
         raise InvalidRequest(f"the environment names a {urlsplit(found).scheme} proxy; only http and https ones are supported")
     return found
+
+
+def proxy_source(url: str, network: Network) -> tuple[str, bool]:
+    """Where the proxy for a URL comes from, and whether ``NO_PROXY`` names the host, so that it is not used.
+
+    ``network.proxy``, or the name of an environment variable; ``""`` where nothing names one.
+    """
+    if network.proxy is not None:
+        return "network.proxy", False
+    found, bypassed = _environment_proxy(url) if network.trust_env else ("", False)
+    if not found:
+        return "", False
+    kinds = f"{_proxied_as(url)}_proxy", "all_proxy"
+    named = [name for name, value in os.environ.items() if value == found and name.lower() in kinds]
+    return min(named, key=lambda name: (kinds.index(name.lower()), name.isupper())), bypassed
+
+
+def _proxied_as(url: str) -> str:
+    scheme = urlsplit(url).scheme
+    return {"ws": "http", "wss": "https"}.get(scheme, scheme)
+
+
+def _environment_proxy(url: str) -> tuple[str, bool]:
+    """The proxy that the environment names for a URL, as it stands there, and whether ``NO_PROXY`` names the host."""
+    from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
+
+    proxies = getproxies_environment()
+    found = proxies.get(_proxied_as(url)) or proxies.get("all") or ""
+    return found, bool(found and proxy_bypass_environment(urlsplit(url).netloc, proxies))
 
 
 def connect_tcp(

@@ -14,7 +14,7 @@ import trustme
 from pixir_sync import Cancelled, CancelToken, ConnectFailed, ConnectTimeout, InvalidRequest, Network, ProviderClosed
 from pixir_sync.config import ProviderConfig
 from pixir_sync.deadline import Deadline
-from pixir_sync.network import connect_tcp, proxy_for, shared_headers, tls_context, user_agent
+from pixir_sync.network import connect_tcp, proxy_for, proxy_source, shared_headers, tls_context, user_agent
 from tests.transports.http.helpers import full_backlog, linux, nothing_left, took
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -57,6 +57,32 @@ def test_the_proxy_is_decided_once(
     assert proxy_for(url, Network(trust_env=False)) is None
     assert proxy_for(url, Network(proxy="http://mine:2")) == "http://mine:2"
     assert proxy_for(url, Network(proxy="http://mine:2", trust_env=False)) == "http://mine:2"
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, ("", False)),
+        ({"HTTPS_PROXY": "http://p:1", "ALL_PROXY": "http://p:1"}, ("HTTPS_PROXY", False)),
+        ({"HTTPS_PROXY": "http://p:1", "https_proxy": "http://p:1"}, ("https_proxy", False)),
+        ({"HTTPS_PROXY": "http://q:1", "https_proxy": "http://p:1"}, ("https_proxy", False)),
+        ({"HTTP_PROXY": "http://p:1", "all_proxy": "http://q:1"}, ("all_proxy", False)),
+        ({"HTTP_PROXY": "http://p:1"}, ("", False)),
+        ({"Https_Proxy": "http://p:1", "NO_PROXY": "a.example"}, ("Https_Proxy", True)),
+        ({"NO_PROXY": "a.example"}, ("", False)),
+    ],
+)
+def test_where_the_proxy_comes_from(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: tuple[str, bool]
+) -> None:
+    """The variable that names it, over both transports, and whether NO_PROXY overrules it."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    for url in ("https://a.example/v1", "wss://a.example/v1/responses"):
+        assert proxy_source(url, Network()) == expected
+        assert proxy_source(url, Network(trust_env=False)) == ("", False)
+        assert proxy_source(url, Network(proxy="http://mine:2")) == ("network.proxy", False)
+        assert (proxy_for(url, Network()) is None) == (expected[0] == "" or expected[1])
 
 
 @pytest.mark.parametrize("value", ["socks5://p:1", "ftp://p:1"])

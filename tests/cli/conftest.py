@@ -12,7 +12,9 @@ import pytest
 
 from pixir_sync.cli import main
 from pixir_sync.local import LocalServer
+from tests.cli.doctor_support import Diagnose, Report, read
 from tests.cli.support import Done, ended, environment, start
+from tests.support.tls import authority
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -73,3 +75,19 @@ def here(env: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         return Done(status, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def diagnose(here: Command) -> Diagnose:
+    """Run ``doctor --json`` here against a base URL, with limits that a busy machine keeps; its report."""
+
+    def run(url: str, *arguments: str, key: str | None = "local-key", timeout: float = 5.0) -> Report:
+        return read(here("doctor", "--json", "--base-url", url, "--timeout", str(timeout), *arguments, key=key))
+
+    return run
+
+
+@pytest.fixture
+def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' authority is trusted."""
+    monkeypatch.setenv("SSL_CERT_FILE", authority().ca_file())

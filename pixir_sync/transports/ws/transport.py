@@ -31,7 +31,7 @@ from pixir_sync.transports.ws.pool import ConnectionPool, Lease, PoolKey
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["WebSocketTransport"]
+__all__ = ["WebSocketTransport", "own_headers"]
 
 _CLOSING = (1.0, 0.05)  # seconds that `close` waits for the end of everything; in the middle of a call of the same thread
 _SALT = os.urandom(16)
@@ -40,6 +40,11 @@ _TRACING = frozenset({
     "x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags", "x-amzn-trace-id", "x-cloud-trace-context",
 })  # fmt: skip
 """Headers that tell calls apart, not users: they do not keep a connection from being used again."""
+
+
+def own_headers(config: ProviderConfig) -> dict[str, str]:
+    """The headers of every upgrade, beside the credential's and the call's."""
+    return merged(config.preset.upgrade_headers, shared_headers(config))
 
 
 class WebSocketTransport(Transport):
@@ -153,7 +158,7 @@ class WebSocketTransport(Transport):
         return PoolKey(self._url, call.identity(), tuple(kept), call.scope)
 
     def _headers(self, call: Call) -> dict[str, str]:
-        return merged(self._config.preset.upgrade_headers, shared_headers(self._config), call.headers)
+        return merged(own_headers(self._config), call.headers)
 
     def _open(self, call: Call, lease: Lease, credential: Mapping[str, str]) -> Connection:
         """A new connection in the lease's place."""

@@ -1,4 +1,4 @@
-"""`upgrade`: from a URL to a socket that speaks WebSocket. The only importer of websocket-client.
+"""`upgrade`: from a URL to a socket that speaks WebSocket; `reach`: the way to it alone. The only importer of websocket-client.
 
 Rules kept here:
 
@@ -35,7 +35,10 @@ from pixir_sync.protocol.errors import ConnectFailed, HandshakeRefused, PixirErr
 from pixir_sync.transports.ws.handshake import Head, Opening
 from pixir_sync.urls import split
 
-__all__ = ["Upgraded", "upgrade"]
+__all__ = ["Told", "Upgraded", "reach", "upgrade"]
+
+Told = Callable[[str, socket.socket], None]
+"""Is told of each step that was made, ``tcp``, ``proxy`` (a tunnel through one), ``tls``, with the socket as it is then."""
 
 _CHECKED = ("upgrade", "connection", "sec-websocket-accept")  # what websocket-client looks at
 _UNASKED = ("sec-websocket-extensions", "sec-websocket-protocol")  # RFC 6455, 4.1: what was not offered must not be agreed to
@@ -69,6 +72,18 @@ class _Place(NamedTuple):
     name: str
 
 
+class _Way(NamedTuple):
+    """How to get there."""
+
+    place: _Place
+    tls: ssl.SSLContext | None
+    proxy: SplitResult | None
+
+
+def _nobody(step: str, sock: socket.socket) -> None:
+    """Nobody wants to be told."""
+
+
 def upgrade(
     url: str,
     headers: Mapping[str, str],
@@ -77,6 +92,7 @@ def upgrade(
     deadline: Deadline,
     cancel: CancelToken,
     secrets: Sequence[str] = (),
+    told: Told = _nobody,
 ) -> Upgraded:
     """Open a WebSocket: TCP, the proxy, TLS and the upgrade.
 
@@ -86,23 +102,58 @@ def upgrade(
         context: the SSL context, asked for only where TLS is needed.
         deadline: for all of it.
         secrets: the credential values, which are replaced in what a refusal says.
+        told: see `Told`.
 
     Raises `ConnectFailed`, `ConnectTimeout`, `Cancelled` or `ProviderClosed`; `HandshakeRefused` or a provider's error for an
     answer other than 101; `InvalidRequest` for headers or settings that cannot be used.
     """
     began = time.monotonic()
+    way = _way(url, network, context, headers)
+    with _connected(way, deadline, cancel) as opening:
+        _secured(opening, way, told)
+        answered = _agreed(opening, url, way.place, headers, secrets)
+        return Upgraded(*opening.hand_over(), answered, (time.monotonic() - began) * 1000)
+
+
+def reach(
+    url: str,
+    network: Network,
+    context: Callable[[], ssl.SSLContext],
+    deadline: Deadline,
+    cancel: CancelToken,
+    told: Told = _nobody,
+) -> None:
+    """Go the way that `upgrade` goes, up to TLS, ask for nothing there, and close: to learn what is in the way.
+
+    The arguments are those of `upgrade`. Raises what it raises, but for refusals.
+    """
+    way = _way(url, network, context, {})
+    with _connected(way, deadline, cancel) as opening:
+        _secured(opening, way, told)
+
+
+def _way(url: str, network: Network, context: Callable[[], ssl.SSLContext], headers: Mapping[str, str]) -> _Way:
+    """The way to a URL, with all that can be wrong before any network."""
     place = _place(url)
     check_headers(headers, "headers")
-    tls = context() if place.secure else None
-    proxy = _proxy(url, network)
+    return _Way(place, context() if place.secure else None, _proxy(url, network))
+
+
+def _connected(way: _Way, deadline: Deadline, cancel: CancelToken) -> Opening:
+    place, _, proxy = way
     host, port = (place.host, place.port) if proxy is None else (proxy.hostname or "", proxy.port or 80)
-    with Opening(connect_tcp(host, port, deadline, cancel), deadline, cancel) as opening:
-        if proxy is not None:
-            _tunnel(opening, proxy, place)
-        if tls is not None:
-            opening.secure(tls, place.host.rstrip("."))
-        answered = _agreed(opening, url, place, headers, secrets)
-        return Upgraded(*opening.hand_over(), answered, (time.monotonic() - began) * 1000)
+    return Opening(connect_tcp(host, port, deadline, cancel), deadline, cancel)
+
+
+def _secured(opening: Opening, way: _Way, told: Told) -> None:
+    """Through the proxy and TLS, where the way has them."""
+    told("tcp", opening.sock)
+    if way.proxy is not None:
+        _tunnel(opening, way.proxy, way.place)
+        told("proxy", opening.sock)
+    if way.tls is not None:
+        opening.secure(way.tls, way.place.host.rstrip("."))
+        told("tls", opening.sock)
 
 
 def _place(url: str) -> _Place:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from contextlib import suppress
 import pytest
 
 from pixir_sync import Cancelled, CancelToken, ConnectFailed, ConnectTimeout, InvalidRequest, Network
+from pixir_sync.deadline import Deadline
+from pixir_sync.transports.ws.upgrade import reach
 from tests.support.peer import Conn, ScriptedPeer
 from tests.support.proxy import ConnectProxy
 from tests.transports.http.helpers import DEADLINE, linux, nothing_left, took
@@ -26,6 +29,7 @@ from tests.transports.ws.upgrade_helpers import (
     received,
     says,
     server_context,
+    trusting,
     upgraded,
 )
 
@@ -56,6 +60,42 @@ def at(peer: ScriptedPeer, login: str = "") -> Network:
 
 
 TARGET = "wss://api.example/v1/responses"  # never resolved here: that is the proxy's business
+
+
+@both
+def test_each_step_is_told_when_it_is_made(kind: str, proxy: ConnectProxy) -> None:
+    """To `reach`, which asks for nothing, as to `upgrade`: TCP, the tunnel, TLS; each with the socket as it is then."""
+    steps: list[tuple[str, bool]] = []
+
+    def told(step: str, sock: socket.socket) -> None:
+        steps.append((step, isinstance(sock, ssl.SSLSocket)))
+
+    def script(conn: Conn) -> None:
+        conn.send(agreement(conn))
+        conn.wait_closed()
+
+    expected = [("tcp", False), ("proxy", False)] + [("tls", True)] * (kind == "tls")
+    with peer_of(kind, script) as peer, upgraded(address(peer), network=through(proxy.url), told=told):
+        assert steps == expected
+    steps.clear()
+    with peer_of(kind, lambda conn: conn.wait_closed()) as peer:
+        reach(address(peer), through(proxy.url), trusting, Deadline(5), CancelToken(), told)
+    assert steps == expected and bytes(peer.connections[0].received) == b""
+
+
+@pytest.mark.parametrize(("status", "steps"), [(b"403 No", ["tcp"]), (b"200 OK", ["tcp", "proxy"])])
+def test_a_step_that_failed_is_not_told(status: bytes, steps: list[str]) -> None:
+    """The one behind the last that was told is the one that failed."""
+    found: list[str] = []
+
+    def script(conn: Conn) -> None:
+        conn.read_request()
+        conn.send(b"HTTP/1.1 " + status + b"\r\n\r\n")
+        conn.close()
+
+    with ScriptedPeer(script) as peer, pytest.raises(ConnectFailed):
+        reach(TARGET, at(peer), trusting, Deadline(5), CancelToken(), lambda step, sock: found.append(step))
+    assert found == steps
 
 
 @pytest.mark.row("B19")

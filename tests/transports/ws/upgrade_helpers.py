@@ -14,7 +14,7 @@ import trustme
 
 from pixir_sync import CancelToken, Network
 from pixir_sync.deadline import Deadline
-from pixir_sync.transports.ws.upgrade import Upgraded, upgrade
+from pixir_sync.transports.ws.upgrade import Told, Upgraded, upgrade
 from tests.support.peer import Conn, Script, ScriptedPeer
 
 KEY = "sk-test-0123456789"
@@ -60,9 +60,10 @@ def opened(
     limit: float | None = 5.0,
     cancel: CancelToken | None = None,
     context: Callable[[], ssl.SSLContext] = trusting,
+    told: Told = lambda step, sock: None,
 ) -> Upgraded:
     """`upgrade`, with the arguments that most tests give it."""
-    return upgrade(url, headers, network, context, Deadline(limit), cancel or CancelToken(), [KEY])
+    return upgrade(url, headers, network, context, Deadline(limit), cancel or CancelToken(), [KEY], told)
 
 
 @contextmanager
