@@ -56,7 +56,7 @@ class Provider:
         keepalive, pool, network: `Keepalive`, `PoolOptions`, `Network`.
         requests_per_minute: a limit that all threads share. Default: none.
         store: whether the provider keeps responses. Default: false.
-        hooks: a callable, or several, that are told of attempts (`hooks.Hook`).
+        hooks: a callable, or several, that get a `TurnRecord` of each turn that has ended (`Hook`).
         config: a `ProviderConfig` that holds any of these; an option given beside it wins.
 
     Raises:
@@ -235,16 +235,17 @@ class Provider:
         if engine is None or engine.closed:
             return
         engine.closed = True
-        self._token.cancel("closed")
-        for token in list(engine.live.values()):
+        for token in [self._token, *list(engine.live.values())]:
             token.cancel("closed")
         for transport in engine.transports.values():
             transport.close()
         self._http.close()
+        engine.hooks.settle()
 
     def stats(self) -> dict[str, Any]:
         """Counters since the provider was made: connections, turns, replays by reason, fallbacks, errors, bytes sent."""
         assert self._engine is not None
+        self._engine.hooks.settle()
         found = self._engine.stats.snapshot()
         found["connections"]["live"] = self._http.live
         if self._websocket is not None:
@@ -279,7 +280,6 @@ class Provider:
     def _rest(self) -> RestClient:
         with importing:
             from pixir_sync.transports.http.rest import RestClient
-
         engine = self._open()
         refresh = engine.refresh if hasattr(engine.credential, "refresh") else None
         return RestClient(self._config, self._http.session, engine.authorize, refresh)

@@ -68,6 +68,7 @@ def worded(call: Call, mode: Mode, held: Connection | None, reset: str | None) -
         items, previous = call.full_input()["input"], None
     data, size = _encoded(body.fields, items, previous)
     evidence.input_items_sent, evidence.input_items_total = len(items), len(body.items)
+    evidence.input_bytes_held = held.retained if held is not None and isinstance(chosen, Delta) else 0
     if len(data) > FRAME_LIMIT:
         raise FrameTooLarge(f"the request has {len(data)} bytes, a WebSocket message may have {FRAME_LIMIT}", phase="send",
                             code="message_too_large")  # fmt: skip
