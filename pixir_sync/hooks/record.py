@@ -44,7 +44,7 @@ class TurnRecord:
         connection_reused: whether an open connection was used. close_code: the WebSocket's, if it was closed.
         fallback_reason, fallback_message: why it ran over HTTP and not over a WebSocket; both in this library's own words.
         attempts: how many were made. replays: how many further ones there were, by the reason; a fallback is not among them.
-        bytes_sent: the body of the last attempt, in bytes. bytes_sent_total: of all attempts.
+        bytes_sent: what the last attempt sent, in bytes, over HTTP with its headers. bytes_sent_total: what all of them did.
         input_bytes_held: with a delta, the bytes of the history that the server had already and that were not sent, counted as they
             were when they went over the wire; 0 else.
         input_items_sent, input_items_total: the items that were sent, and those of the whole history.
