@@ -33,7 +33,7 @@ from pixir_sync.version import __version__
 __all__ = ["Check", "checks", "doctor"]
 
 _CORE = ("requests", "websocket-client", "sseclient-py", "dataclasses-json")
-_EXTRAS = {"fast": ("orjson",), "cli": ("click", "rich"), "local": ("aiohttp",)}
+_EXTRAS = {"fast": ("orjson",), "cli": ("click", "rich"), "local": ("aiohttp",), "otel": ("opentelemetry-api",)}
 _CONNECT, _TOTAL = 10.0, 30.0  # seconds: for a connection, for the probe
 _PORTS = {"http": 80, "https": 443}
 
