@@ -23,6 +23,7 @@ CANCELLED = "cancelled"
 
 _SUMS = ("bytes_sent_total", "input_bytes_held", "attempts")
 _TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
+_WORD = 100  # characters of a name that are shown
 _MOST = 10**15  # more than any honest count or time
 
 
@@ -75,8 +76,9 @@ class Figures:
         for name in _SUMS:
             self.sums[name] += int(_number(row, name) or 0)
         usage = row.get("usage")
-        for name in _TOKENS:
-            self.tokens[name] += int(_number(usage, name) or 0) if isinstance(usage, dict) else 0
+        if isinstance(usage, dict):
+            for name in _TOKENS:
+                self.tokens[name] += int(_number(usage, name) or 0)
         self._count(row)
 
     def _count(self, row: dict[str, Any]) -> None:
@@ -90,8 +92,9 @@ class Figures:
             if (value := _text(row, name)) is not None:
                 counter[value] += 1
         replays = row.get("replays")
-        for reason in replays if isinstance(replays, dict) else ():
-            self.replays[reason] += int(_number(replays, reason) or 0)
+        if isinstance(replays, dict):
+            for reason in replays:
+                self.replays[reason[:_WORD]] += int(_number(replays, reason) or 0)
 
 
 def read(lines: Iterable[bytes]) -> Figures:
@@ -154,4 +157,4 @@ def _number(row: dict[str, Any], name: str) -> float | None:
 
 def _text(row: dict[str, Any], name: str) -> str | None:
     value = row.get(name)
-    return value[:100] if isinstance(value, str) and value else None
+    return value[:_WORD] if isinstance(value, str) and value else None

@@ -133,9 +133,9 @@ def _bytes(figures: Figures) -> str:
     body = "".join(f'<tr><td>{what}</td><td>{value}</td><td class="wide">{bar(count / most, at)}</td></tr>'
                    for at, (what, value, count) in enumerate(rows))  # fmt: skip
     return (
-        f'<h2>Bytes</h2><div class="scroll"><table>{body}</table></div><p class="dim">Sent: all attempts of all turns, over HTTP with '
-        "their headers. Not sent again: what the connections held of the histories when only the new was sent, counted as it had gone "
-        "over the wire before. A full replay leaves a few fields of that out, so the saving is a little less: "
+        f'<h2>Bytes</h2><div class="scroll"><table>{body}</table></div><p class="dim">Sent: all attempts of all turns, over HTTP '
+        "with their headers. Not sent again: what the connections held of the histories when only the new was sent, counted as it "
+        "had gone over the wire before. A full replay leaves a few fields of that out, so the saving is a little less: "
         f"at most {held / (sent + held or 1):.1%} of what full replays would have sent.</p>"
     )
 
@@ -154,8 +154,8 @@ def _times(figures: Figures) -> str:
         rows.append((_name(one), f"{len(values):,}", *(_ms(percentile(values, share)) for share in (0.5, 0.9, 0.99))))
     chart = columns("How many turns had their first event within which time", labels, series)
     return (
-        f"<h2>First event</h2><figure>{chart}<figcaption>turns by the time from the sending to the first event, in ms</figcaption>"
-        f"</figure>{legend(series)}{_table(('transport, what was sent', 'turns', 'p50', 'p90', 'p99'), rows)}"
+        f"<h2>First event</h2><figure>{chart}<figcaption>turns by the time from the sending to the first event, in ms"
+        f"</figcaption></figure>{legend(series)}{_table(('transport, what was sent', 'turns', 'p50', 'p90', 'p99'), rows)}"
     )
 
 

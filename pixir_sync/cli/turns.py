@@ -16,7 +16,7 @@ __all__ = ["report"]
 
 @click.command()
 @click.argument("file", metavar="FILE")
-@click.option("-o", "--output", metavar="OUT.html", help="Where the page goes; - is standard output. Default: FILE's name with .html.")
+@click.option("-o", "--output", metavar="OUT.html", help="Where the page goes; - is standard output. Default: FILE, with .html.")
 def report(file: str, output: str | None) -> None:
     """Draw a page about the turns in FILE, which the hook JsonLines writes.
 

@@ -92,4 +92,5 @@ class JsonLines:
         return JsonLines, (self._path,)
 
     def __repr__(self) -> str:
-        return f"<JsonLines {'closed' if self._number is self._file is None else self._path or 'file'}>"
+        is_open = self._number is not None or self._file is not None
+        return f"<JsonLines {(self._path or 'file') if is_open else 'closed'}>"

@@ -3,7 +3,7 @@
 Rules kept here:
 
 * A record has facts only: no prompt, no answer, no tool's name or arguments, no message of an error, no credential.
-* What a server named freely (ids, models, headers, types of items) is kept where it is a short printable word, else it is left out.
+* What a server named freely (ids, models, headers, types of items) is kept where it is a short printable word, else left out.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class TurnRecord:
         continuation: ``"delta"`` where only what was new was sent, ``"full"`` where all was, None where nothing was tried.
         continuation_attempted, continuation_reset_reason, used_previous_response_id: the same in more detail, and why not.
         websocket_captured_response_id, websocket_stored_previous_response_id: the chain on the connection.
-        websocket_key: a digest of endpoint, credential, headers, scope and session: equal for the turns of one conversation within
-            one process, and of no meaning outside of it.
+        websocket_key: a digest of endpoint, credential, headers, scope and session: equal for the turns of one conversation
+            within one process, and of no meaning outside of it.
         connection_reused: whether an open connection was used. close_code: the WebSocket's, if it was closed.
         fallback_reason, fallback_message: why it ran over HTTP and not over a WebSocket; both in this library's own words.
         attempts: how many were made. replays: how many further ones there were, by the reason; a fallback is not among them.
         bytes_sent: what the last attempt sent, in bytes, over HTTP with its headers. bytes_sent_total: what all of them did.
-        input_bytes_held: with a delta, the bytes of the history that the server had already and that were not sent, counted as they
-            were when they went over the wire; 0 else.
+        input_bytes_held: with a delta, the bytes of the history that the server had already and that were not sent, counted as
+            they were when they went over the wire; 0 else.
         input_items_sent, input_items_total: the items that were sent, and those of the whole history.
         connect_ms: how long the opening of a connection took, None where none was opened.
         first_event_ms: from the sending to the first event. processing_ms: what the server says it took.
@@ -115,11 +115,11 @@ class Hook(Protocol):
     ``stats()["hook_failures"]`` counts. Only what is no `Exception`, such as KeyboardInterrupt, goes on to the consumer.
 
     The record of a stream that was left early (`close`, a ``break``, a stream that is dropped) may come out of the garbage
-    collector, where nobody's code may run. It waits, and arrives with the provider's next call, ``stats()`` or ``close()``, on that
-    thread. A child process tells nothing of the streams that it inherited: they are its parent's.
+    collector, where nobody's code may run. It waits, and arrives with the provider's next call, ``stats()`` or ``close()``, on
+    that thread. A child process tells nothing of the streams that it inherited: they are its parent's.
 
-    A class that wants to know where a turn was asked for may have a method ``begin_turn()``: it is called by ``stream()``, on that
-    thread, and gives the callable that gets this turn's record.
+    A class that wants to know where a turn was asked for may have a method ``begin_turn()``: it is called by ``stream()``, on
+    that thread, and gives the callable that gets this turn's record.
     """
 
     def __call__(self, record: TurnRecord, /) -> object: ...

@@ -43,9 +43,10 @@ _LEFT = "cancelled"  # the caller's own wish, not a failure
 class OpenTelemetry:
     """A hook that makes one span of kind CLIENT for each turn, named ``chat MODEL``. Threads share it.
 
-    Its parent is the span that was current on the thread that called ``stream()``, whoever reads the stream. It has the attributes
-    of OpenTelemetry's conventions for generative AI, without content, and some of `TurnRecord` under ``pixir_sync.``. The status of
-    a turn that failed is ERROR, and ``error.type`` the error's kind; one that the caller cancelled or left has neither.
+    Its parent is the span that was current on the thread that called ``stream()``, whoever reads the stream. It has the
+    attributes of OpenTelemetry's conventions for generative AI, without content, and some of `TurnRecord` under ``pixir_sync.``.
+    The status of a turn that failed is ERROR, and ``error.type`` the error's kind; one that the caller cancelled or left has
+    neither.
 
     Args:
         tracer_provider: where the spans go; default: the global one, also where that is set later.

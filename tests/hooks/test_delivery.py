@@ -183,7 +183,7 @@ def test_the_collector_runs_no_hook() -> None:
             self.me, self.stream = self, stream
 
     with LocalServer() as server:
-        provider = provider_for(server, transport="websocket", hooks=lambda record: told.append(provider.stats()))
+        provider: Provider = provider_for(server, transport="websocket", hooks=lambda record: told.append(provider.stats()))
         with provider:
             cycle = Cycle(provider.stream("Hi"))
             next(cycle.stream)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import time
+from typing import Any
 
 import pytest
 
@@ -99,7 +100,8 @@ def test_a_record_is_plain_json_and_cannot_be_changed(transport: TransportName) 
 def test_what_a_server_names_oddly_is_left_out(odd: str) -> None:
     """Ids and types of items go where a person reads them, or a terminal: only short printable words do."""
     told: list[TurnRecord] = []
-    items = [{"type": odd, "id": "i"}, {"type": "message", "role": "assistant", "content": []}, {"type": "Mr Quagga's", "id": "j"}]
+    message: dict[str, Any] = {"type": "message", "role": "assistant", "content": []}
+    items: list[dict[str, Any]] = [{"type": odd, "id": "i"}, message, {"type": "Mr Quagga's", "id": "j"}]
     begun = created(odd)
     begun["response"]["model"] = odd
     script = [begun, completed({**response(odd, output=items), "model": odd})]
