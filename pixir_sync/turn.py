@@ -103,11 +103,9 @@ class Turn:
             self.outcome = self._enriched(error)
             self._report()
             raise
-        except BaseException:
+        finally:
             self.stop()
             self._tell(self._diary.leave)
-            raise
-        finally:
             self.engine.live.pop(number, None)
             if link is not None and self._parent is not None:
                 self._parent.unregister(link)
@@ -293,7 +291,7 @@ class Turn:
         self._tell(self._diary.end)
 
     def _tell(self, tell: Callable[..., None]) -> None:
-        if self.token.reason == FORKED:
-            self._diary.forget()
+        if not self._diary or self.token.reason == FORKED:
+            return  # nobody is left to tell, or it is for the parent to tell
         host, port = self.engine.place_of(self.evidence.active_transport or self._transport.name)
         tell(self.outcome, self.evidence, model=self._model, server_address=host, server_port=port)

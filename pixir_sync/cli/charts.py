@@ -50,10 +50,8 @@ def columns(what: str, labels: Sequence[str], series: Sequence[Series]) -> str:
 
 def _rounded(most: int) -> int:
     """A round number that is not below, and that has a whole half."""
-    step = 2
-    while step < most:
-        step = step * 5 // 2 if str(step)[0] == "2" and step >= 20 else step * 2
-    return step
+    size = int("1" + "0" * (len(str(most)) - 1))
+    return next(top for top in (2 * size, 4 * size, 6 * size, 8 * size, 10 * size) if top >= most)
 
 
 def _grid(top: int, height: float) -> list[str]:

@@ -25,6 +25,7 @@ _SUMS = ("bytes_sent_total", "input_bytes_held", "attempts")
 _TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
 _WORD = 100  # characters of a name that are shown
 _MOST = 10**15  # more than any honest count or time
+_LATEST = 10**11  # a time that a calendar still has
 
 
 @dataclass
@@ -106,7 +107,7 @@ def read(lines: Iterable[bytes]) -> Figures:
         except CodecError:
             found.skipped += bool(line.strip())
             continue
-        if isinstance(row, dict) and _number(row, "started_at"):
+        if isinstance(row, dict) and 0 < (_number(row, "started_at") or 0) < _LATEST:
             found.add(row)
         else:
             found.skipped += 1
@@ -119,13 +120,15 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def edges(values: Iterable[float]) -> list[float]:
-    """Bounds of classes in steps of 1, 2, 5, 10, ..., the last above all the values."""
-    low, high = 1.0, 1.0
-    for value in values:
-        low, high = min(low, max(value, 0.01)), max(high, value)
-    found = [step * 10.0**power for power in range(math.floor(math.log10(low)), 16) for step in (1, 2, 5)]
-    above = next(at for at, edge in enumerate(found) if edge > high)
-    return found[: above + 1]
+    """Upper bounds of classes, 1, 2, 5, 10, ...: the first above the least value, the last above all. There must be a value."""
+    ordered = sorted(values)
+    low, high = max(ordered[0], 0.01), max(ordered[-1], 0.01)
+    steps = (step * 10.0**power for power in range(math.floor(math.log10(low)), 17) for step in (1, 2, 5))
+    above = (edge for edge in steps if edge > low)
+    found = [next(above)]
+    while found[-1] <= high:
+        found.append(next(above))
+    return found
 
 
 _STEPS = (1, 10, 60, 300, 900, 3_600, 21_600, 86_400, 7 * 86_400, 30 * 86_400, 365 * 86_400)

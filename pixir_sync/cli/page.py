@@ -33,7 +33,9 @@ p{margin:.3rem 0}.dim,figcaption,caption{color:var(--dim);font-size:.875rem}
 .card{background:var(--card);border-radius:.5rem;padding:.75rem}.card b{display:block;font-size:1.35rem}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{text-align:right;padding:.3rem .5rem;border-bottom:1px solid var(--line)}
-th:first-child,td:first-child{text-align:left;overflow-wrap:anywhere}th{font-weight:600}caption{text-align:left}
+td{white-space:nowrap}
+th:first-child,td:first-child{text-align:left;white-space:normal;overflow-wrap:anywhere}th{font-weight:600}
+caption{text-align:left}
 td.wide{width:40%;min-width:5rem}figure{margin:.5rem 0}.chart{width:100%;max-width:44rem;display:block}
 .chart text{fill:var(--dim);font-size:10px}.grid{stroke:var(--line);stroke-width:.7}.bar{width:100%;height:.7rem;display:block}
 .legend{display:flex;flex-wrap:wrap;gap:.25rem 1rem;font-size:.875rem}.key i{display:inline-block;width:.8rem;height:.8rem;
@@ -134,8 +136,8 @@ def _bytes(figures: Figures) -> str:
                    for at, (what, value, count) in enumerate(rows))  # fmt: skip
     return (
         f'<h2>Bytes</h2><div class="scroll"><table>{body}</table></div><p class="dim">Sent: all attempts of all turns, over HTTP '
-        "with their headers. Not sent again: what the connections held of the histories when only the new was sent, counted as it "
-        "had gone over the wire before. A full replay leaves a few fields of that out, so the saving is a little less: "
+        "with their headers. Not sent again: what the connections held of the histories when only the new was sent, counted as "
+        "it had gone over the wire before. A full replay leaves a few fields of that out, so the saving is a little less: "
         f"at most {held / (sent + held or 1):.1%} of what full replays would have sent.</p>"
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from pixir_sync.cli.figures import Figures, read
+from pixir_sync.cli.options import Settings
 from pixir_sync.cli.page import page
 from pixir_sync.cli.report import CommandError
 
@@ -17,11 +18,14 @@ __all__ = ["report"]
 @click.command()
 @click.argument("file", metavar="FILE")
 @click.option("-o", "--output", metavar="OUT.html", help="Where the page goes; - is standard output. Default: FILE, with .html.")
-def report(file: str, output: str | None) -> None:
+@click.pass_obj
+def report(settings: Settings, file: str, output: str | None) -> None:
     """Draw a page about the turns in FILE, which the hook JsonLines writes.
 
     The page is one file, for any browser, and needs no network.
     """
+    if settings != Settings():
+        raise click.UsageError("report calls nobody: it takes none of the common options.")
     source = Path(file)
     figures = _figures(source)
     text = page(figures, source.name)

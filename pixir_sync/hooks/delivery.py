@@ -121,6 +121,10 @@ class Diary:
         self._replays: dict[str, int] = {}
         self.bytes_sent = 0  # by all attempts
 
+    def __bool__(self) -> bool:
+        """Whether a hook is still to be told."""
+        return bool(self._waiting)
+
     def begin(self) -> None:
         """The turn begins."""
         self._started_at = time.time()
@@ -131,17 +135,11 @@ class Diary:
 
     def end(self, ended: Result | PixirError, evidence: Evidence, **known: Any) -> None:
         """The turn has ended on the ordinary path: tell the hooks. Raises what is no `Exception`."""
-        if self._waiting:
-            self._hooks.tell(self._waiting, self._record(ended, evidence, known))
+        self._hooks.tell(self._waiting, self._record(ended, evidence, known))
 
     def leave(self, ended: Result | PixirError, evidence: Evidence, **known: Any) -> None:
         """The turn was left, perhaps in a finaliser: the hooks are told later. Takes no lock."""
-        if self._waiting:
-            self._hooks.leave(self._waiting, self._record(ended, evidence, known))
-
-    def forget(self) -> None:
-        """It is another process's turn, which tells of it."""
-        self._waiting.clear()
+        self._hooks.leave(self._waiting, self._record(ended, evidence, known))
 
     def _record(self, ended: Result | PixirError, evidence: Evidence, known: dict[str, Any]) -> TurnRecord:
         own = {"started_at": self._started_at, "replays": self._replays, "bytes_sent_total": self.bytes_sent}

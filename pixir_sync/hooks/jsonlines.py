@@ -82,8 +82,8 @@ class JsonLines:
         self.close()
 
     def __del__(self) -> None:
-        if number := getattr(self, "_number", None):
-            self._number = None
+        number, self._number = getattr(self, "_number", None), None
+        if number is not None:
             os.close(number)
 
     def __reduce__(self) -> tuple[Any, ...]:

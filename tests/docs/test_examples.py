@@ -26,6 +26,12 @@ PRINTED = {
         "quota_exceeded: No credit left. (retryable: False)\n"
     ),
     "first_conversation": "Heard: Good morning (context: 1)\nHeard: What did I say? (context: 2)\n",
+    "hooks": (
+        "websocket, full: stop, 1 of 1 items\n"
+        "websocket, delta: stop, 1 of 3 items\n"
+        "websocket, full: cancelled, 1 of 1 items\n"
+        "lines: 3 | tokens: 82\n"
+    ),
     "own_credential": "refreshed\nHeard: Hello (context: 1)\n",
     "sessions": (
         "Heard: Good morning (context: 1) | 1 of 1 items sent\n"

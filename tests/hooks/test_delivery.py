@@ -6,6 +6,7 @@ import gc
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest.mock import Mock
 
@@ -157,6 +158,26 @@ def test_a_stream_that_was_never_begun_is_no_turn(transport: TransportName) -> N
         provider.stream("Hi").close()
         provider.stream("Hi")
     assert told == []
+
+
+def test_many_threads_leave_and_finish(transport: TransportName) -> None:
+    """Whoever tells of whose turn: each is told once."""
+    told: list[float] = []
+    threads, calls = 8, 25
+    with LocalServer() as server:
+        hook = lambda record: told.append(record.started_at)  # noqa: E731
+        with provider_for(server, transport=transport, hooks=hook, timeouts=20) as provider:
+
+            def work(number: int) -> None:
+                for turn in range(calls):
+                    with provider.stream(f"{number} {turn}") as stream:
+                        for event in stream:
+                            if event.text and (turn + number) % 3 == 0:
+                                break
+
+            with ThreadPoolExecutor(threads) as crowd:
+                list(crowd.map(work, range(threads)))
+        assert len(told) == len(set(told)) == threads * calls
 
 
 @pytest.mark.parametrize("asked", ["call", "stats", "close"])

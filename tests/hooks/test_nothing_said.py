@@ -1,4 +1,4 @@
-"""No key, no prompt, no answer and no tool's argument is in a record, a line, a span or the report: they are searched for there."""
+"""No key, no prompt, no answer, no tool's argument is in a record, a line, a span or the report: they are searched for there."""
 
 from __future__ import annotations
 

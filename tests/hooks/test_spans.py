@@ -19,7 +19,6 @@ from pixir_sync import InvalidRequest, PixirError, TurnRecord, user
 from pixir_sync.hooks import OpenTelemetry
 from pixir_sync.local import HttpError, LocalServer, faults
 from tests.support.both import Peer, TransportName
-from tests.support.events import text_response
 from tests.support.fake import provider_for
 
 
