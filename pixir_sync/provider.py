@@ -243,7 +243,7 @@ class Provider:
         engine.hooks.settle()
 
     def stats(self) -> dict[str, Any]:
-        """Counters since the provider was made: connections, turns, replays by reason, fallbacks, errors, bytes sent, failed hooks."""
+        """Counters since the provider was made: connections, turns, replays by reason, fallbacks, errors, bytes, failed hooks."""
         assert self._engine is not None
         self._engine.hooks.settle()
         found = self._engine.stats.snapshot()

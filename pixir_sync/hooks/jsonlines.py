@@ -3,12 +3,14 @@
 Rules kept here:
 
 * A line is one write to a file that was opened for appending: the lines of threads and of processes do not mix.
+* A line that an earlier process could not finish is ended first, so that it spoils no other.
 * The lock is for the end: no write goes to a number that another file has got meanwhile.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from typing import Any, Protocol
 
@@ -23,6 +25,16 @@ __all__ = ["JsonLines"]
 class _File(Protocol):
     def write(self, data: Any, /) -> object: ...
     def flush(self) -> object: ...
+
+
+def _torn(number: int, path: str) -> bool:
+    """Whether the file ends within a line."""
+    facts = os.fstat(number)
+    if not stat.S_ISREG(facts.st_mode) or not facts.st_size:
+        return False
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 class JsonLines:
@@ -42,6 +54,8 @@ class JsonLines:
         if isinstance(path_or_file, (str, os.PathLike)):
             self._path = os.path.abspath(path_or_file)
             self._number = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            if _torn(self._number, self._path):
+                os.write(self._number, b"\n")
         elif callable(getattr(path_or_file, "write", None)) and callable(getattr(path_or_file, "flush", None)):
             self._file = path_or_file
         else:

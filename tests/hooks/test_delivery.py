@@ -165,7 +165,10 @@ def test_many_threads_leave_and_finish(transport: TransportName) -> None:
     told: list[float] = []
     threads, calls = 8, 25
     with LocalServer() as server:
-        hook = lambda record: told.append(record.started_at)  # noqa: E731
+
+        def hook(record: TurnRecord) -> None:
+            told.append(record.started_at)
+
         with provider_for(server, transport=transport, hooks=hook, timeouts=20) as provider:
 
             def work(number: int) -> None:

@@ -101,6 +101,17 @@ def test_a_child_writes_on(tmp_path: Path) -> None:
     assert len(rows(path)) == 3
 
 
+def test_a_torn_line_spoils_no_other(tmp_path: Path) -> None:
+    """One that a process could not finish is ended before the next one begins; a whole one is left as it is."""
+    path = tmp_path / "turns.jsonl"
+    path.write_bytes(b'{"started_at": 17')
+    for _ in range(2):
+        with JsonLines(path) as lines, Provider(transport=FakeTransport([WHOLE]), model="m", hooks=lines) as provider:
+            provider.complete("Hi")
+    torn, *whole = path.read_bytes().splitlines()
+    assert torn == b'{"started_at": 17' and [json.loads(line)["finish_reason"] for line in whole] == ["stop", "stop"]
+
+
 @pytest.mark.parametrize("kind", ["text", "bytes", "temporary", "StringIO", "BytesIO"])
 def test_a_file_object_gets_the_lines(tmp_path: Path, kind: str) -> None:
     """Text or bytes, as it wants; each line is flushed, and the file stays open: it is the caller's."""
