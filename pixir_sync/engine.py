@@ -15,13 +15,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from pixir_sync.cancellation import FORKED, CancelToken
 from pixir_sync.catalog import reasons
 from pixir_sync.config import ProviderConfig
 from pixir_sync.credentials import Credential, check_headers, secrets_of
 from pixir_sync.forking import watch
-from pixir_sync.hooks import HookEvent
+from pixir_sync.hooks.delivery import Hooks
 from pixir_sync.protocol.compare import copied
 from pixir_sync.protocol.errors import InvalidRequest, NotAuthenticated, PixirError
 from pixir_sync.protocol.intake import Known
@@ -77,7 +78,7 @@ class Stats:
             totals = dict(self._totals)
         found: dict[str, Any] = {
             "connections": {"opened": 0, "reused": 0, "live": 0}, "turns": {}, "replays": {}, "fallbacks": {}, "bytes_sent": 0,
-            "errors": {},
+            "errors": {}, "hook_failures": 0,
         }  # fmt: skip
         for name, amount in sorted(totals.items()):
             *groups, last = name.split(".")
@@ -141,7 +142,8 @@ class Engine:
         self.live: dict[object, CancelToken] = {}
         self.closed = False
         self.chance: Callable[[], float] = random.random
-        self.hooks: tuple[Any, ...] = tuple(config.hooks) if isinstance(config.hooks, (list, tuple)) else (config.hooks,)
+        hooks = config.hooks if isinstance(config.hooks, (list, tuple)) else (config.hooks,)
+        self.hooks = Hooks(hooks, self.stats.note)
         self._rate = RequestRate(config.requests_per_minute) if config.requests_per_minute else None
         # Guards the request rate.
         self._rate_lock = threading.Lock()
@@ -155,6 +157,7 @@ class Engine:
         self._rate_lock = threading.Lock()
         self.refresher.after_fork()
         self.stats.after_fork()
+        self.hooks.after_fork()
         self.origins.after_fork()
 
     def evidence(self) -> Evidence:
@@ -218,9 +221,13 @@ class Engine:
         with self._rate_lock:
             return self._rate.reserve(time.monotonic())
 
-    def tell(self, event: HookEvent) -> None:
-        for hook in self.hooks:
-            hook(event)
+    def place_of(self, transport: str) -> tuple[str | None, int | None]:
+        """The host and the port that a transport of this name speaks to; None for one of the caller's own."""
+        if transport not in ("websocket", "http_sse"):
+            return None, None
+        config = self.config
+        parts = urlsplit(config.websocket_address if transport == "websocket" else config.address("/responses"))
+        return parts.hostname, parts.port or (443 if parts.scheme in ("https", "wss") else 80)
 
     def count_attempt(self, evidence: Evidence) -> None:
         """Note what an attempt used. Takes no lock."""

@@ -55,8 +55,9 @@ class Provider:
         keepalive, pool, network: `Keepalive`, `PoolOptions`, `Network`.
         organization, project, originator: sent as headers.
         requests_per_minute: a limit that all threads share. Default: none. store: whether responses are kept. Default: false.
-        hooks: a callable, or several, that are told of attempts (`hooks.Hook`). config: a `ProviderConfig` that holds any of
-            these; an option given beside it wins, and a field that has its default says nothing.
+        hooks: a callable, or several, that get a `TurnRecord` of each turn that has ended (`Hook`).
+        config: a `ProviderConfig` that holds any of these; an option given beside it wins, a field that has its default says
+            nothing.
 
     Raises:
         InvalidRequest: for an unknown option or a wrong value; it names the nearest one.
@@ -235,16 +236,17 @@ class Provider:
         if engine is None or engine.closed:
             return
         engine.closed = True
-        self._token.cancel("closed")
-        for token in list(engine.live.values()):
+        for token in [self._token, *list(engine.live.values())]:
             token.cancel("closed")
         for transport in engine.transports.values():
             transport.close()
         self._http.close()
+        engine.hooks.settle()
 
     def stats(self) -> dict[str, Any]:
-        """Counters since the provider was made: connections, turns, replays by reason, fallbacks, errors, bytes sent."""
+        """Counters since the provider was made: connections, turns, replays by reason, fallbacks, errors, bytes, failed hooks."""
         assert self._engine is not None
+        self._engine.hooks.settle()
         found = self._engine.stats.snapshot()
         found["connections"]["live"] = self._http.live
         if self._websocket is not None:
@@ -279,7 +281,6 @@ class Provider:
     def _rest(self) -> RestClient:
         with importing:
             from pixir_sync.transports.http.rest import RestClient
-
         engine = self._open()
         return RestClient(self._config, self._http.session, engine.authorize, engine.refresher)
 

@@ -3,7 +3,7 @@
 from pixir_sync.cancellation import CancelToken
 from pixir_sync.config import Keepalive, Network, PoolOptions, ProviderConfig, Timeouts
 from pixir_sync.credentials import ApiKey, ChatGPTToken, Credential
-from pixir_sync.hooks import Hook, HookEvent
+from pixir_sync.hooks import Hook, TurnRecord
 from pixir_sync.protocol.errors import (
     Cancelled,
     ConnectFailed,
@@ -58,11 +58,11 @@ from pixir_sync.version import __version__
 __all__ = [
     "ApiKey", "Call", "CancelToken", "Cancelled", "ChatGPTToken", "ConnectFailed", "ConnectTimeout", "ConnectionLost",
     "ContextOverflow", "Credential", "DeadlineExceeded", "Event", "FirstEventTimeout", "FrameTooLarge", "FunctionCall",
-    "FunctionCallDelta", "HandshakeRefused", "Hook", "HookEvent", "IdleTimeout", "InvalidRequest", "InvalidResponse",
+    "FunctionCallDelta", "HandshakeRefused", "Hook", "IdleTimeout", "InvalidRequest", "InvalidResponse",
     "ItemDone", "Keepalive", "ModelNotSupported", "Network", "NotAuthenticated", "Overloaded", "PermissionDenied",
     "PixirError", "PoolOptions", "PoolTimeout", "Provider", "ProviderClosed", "ProviderConfig", "ProviderError",
     "QuotaExceeded", "RateLimited", "ReasoningDelta", "RefusalDelta", "Request", "ResponseCancelled", "ResponseFailed",
     "ResponseStream", "Result", "RetryPolicy", "SessionBusy", "Terminal", "TextDelta", "Timeouts", "TotalTimeout",
-    "Transport", "TransportError", "Usage", "UsageLimitReached", "WriteTimeout", "__version__", "assistant",
+    "Transport", "TransportError", "TurnRecord", "Usage", "UsageLimitReached", "WriteTimeout", "__version__", "assistant",
     "from_messages", "image", "tool_output", "tool_spec", "user",
 ]  # fmt: skip

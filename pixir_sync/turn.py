@@ -5,7 +5,7 @@ Rules kept here:
 * A stream ends in exactly one way: a `Result`, or one `PixirError`. A terminal event that was read wins over a cancel.
 * What comes after a failure is decided by the replay table (`pixir_sync.protocol.turn`) and carried out here, nowhere else.
 * A turn does not know its generator nor its stream: without a cycle an abandoned call ends with its last reference, also while
-  the garbage collector is off. No lock is taken on that way out, and no hook is called.
+  the garbage collector is off. No lock is taken on that way out, and no hook is called: its record waits (`pixir_sync.hooks`).
 * Nor is a failed call a cycle: it knows its error without the traceback (`Ending`), and who raises an error has no name for it.
 """
 
@@ -22,7 +22,6 @@ from pixir_sync.cancellation import FORKED, CancelToken, cancelled
 from pixir_sync.config import Timeouts
 from pixir_sync.deadline import Deadline
 from pixir_sync.engine import Engine, OnPayload, log
-from pixir_sync.hooks import HookEvent
 from pixir_sync.protocol import outcome
 from pixir_sync.protocol.assembly import HANDLERS, ResultAssembler
 from pixir_sync.protocol.classify import from_event
@@ -72,13 +71,13 @@ class Turn:
         self._request = request
         self._session, self._scope = session, scope
         self._timeouts, self._headers = timeouts, headers
-        self._on_payload = on_payload
-        self._parent = cancel
+        self._on_payload, self._parent = on_payload, cancel
         self._deadline, self._began = Deadline(None), 0.0
         self._transport = engine.transports[engine.order[0]]
         self._situation = Situation(policy=engine.config.retry, preference=engine.preference)
         self._parse: Callable[[Any], Any] | None = None
         self._model = ""
+        self._diary = engine.hooks.diary()
         self._sent, self._refreshed = False, 0
 
     # The one generator of a call.
@@ -104,10 +103,9 @@ class Turn:
             self.outcome = self._enriched(error)
             self._report()
             raise
-        except BaseException:
-            self.stop()
-            raise
         finally:
+            self.stop()
+            self._tell(self._diary.leave)
             self.engine.live.pop(number, None)
             if link is not None and self._parent is not None:
                 self._parent.unregister(link)
@@ -115,11 +113,13 @@ class Turn:
     def _begin(self) -> Call:
         """Read the request, once: what is sent from here on is a snapshot."""
         self._began = time.monotonic()
+        self._diary.begin()
         self._deadline = Deadline(self._timeouts.total)
         if self.engine.closed:
             raise ProviderClosed("the provider is closed")
         self._check_cancel()
         self.engine.stats.fold()
+        self.engine.hooks.deliver()
         known = self._transport.known(self._session, self._scope) if self._on_payload is None else ()
         body = self.engine.snapshot(self._request, known, self._on_payload)
         self._model = body.fields["model"]
@@ -145,7 +145,6 @@ class Turn:
         self._refreshed = self.engine.refresher.count  # before the credential is read
         call.authorize = partial(self.engine.authorize, call.secrets)
         call.assembler = assembler
-        self._tell("attempt")
         batches = self._transport.attempt(call)
         try:
             for batch in batches:
@@ -159,6 +158,7 @@ class Turn:
                 raise
         finally:
             self.engine.count_attempt(self.evidence)
+            self._diary.bytes_sent += self.evidence.bytes_sent
             if isinstance(batches, Generator):
                 batches.close()
         if assembler.terminal is None:
@@ -235,10 +235,9 @@ class Turn:
             self.evidence.fallback_reason = decision.reason
             self.evidence.continuation_reset_reason = None
             stats.note(f"fallbacks.{decision.reason}")
-            self._tell("fallback", decision.reason)
             return
         stats.note(f"replays.{decision.reason}")
-        self._tell("retry", decision.reason, decision.delay)
+        self._diary.replay(decision.reason)
         self._situation.retries += decision.action is Action.RETRY
         if decision.action is Action.REFRESH:
             self.engine.refresher.refresh(self._refreshed, self.token, self._deadline)
@@ -263,7 +262,7 @@ class Turn:
             return
         try:
             if self.assembler.terminal is not None and not self._failed(self.assembler):
-                self.outcome = outcome.finished(self.assembler, self.evidence, self._parse)
+                self.outcome = self._deliver()
             else:
                 left = cancelled(self.token) if self.token.cancelled else Cancelled("the stream was closed")
                 self.outcome = self._enriched(left)
@@ -290,10 +289,10 @@ class Turn:
             note(f"errors.{ended.kind}")
         elif self.evidence.active_transport is not None:
             note(f"turns.{self.evidence.active_transport}.{'delta' if self.evidence.used_previous_response_id else 'full'}")
-        how = ended.kind if isinstance(ended, PixirError) else self.assembler.status or ""
-        self._tell("finish", how)
+        self._tell(self._diary.end)
 
-    def _tell(self, name: Any, reason: str = "", delay: float = 0.0) -> None:
-        if self.engine.hooks:
-            elapsed = time.monotonic() - self._began
-            self.engine.tell(HookEvent(name, self._transport.name, self.evidence.attempts, reason, delay, elapsed))
+    def _tell(self, tell: Callable[..., None]) -> None:
+        if not self._diary or self.token.reason == FORKED:
+            return  # nobody is left to tell, or it is for the parent to tell
+        host, port = self.engine.place_of(self.evidence.active_transport or self._transport.name)
+        tell(self.outcome, self.evidence, model=self._model, server_address=host, server_port=port)

@@ -15,7 +15,7 @@ from tests.benchmarks.import_time import measure
 PROVIDER = {"Provider", "ResponseStream", "CancelToken", "Transport", "Call"}
 SETTINGS = {"Keepalive", "Network", "PoolOptions", "ProviderConfig", "RetryPolicy", "Timeouts"}
 CREDENTIALS = {"ApiKey", "ChatGPTToken", "Credential"}
-HOOKS = {"Hook", "HookEvent"}
+HOOKS = {"Hook", "TurnRecord"}
 REQUESTS = {"Request", "assistant", "from_messages", "image", "tool_output", "tool_spec", "user"}
 EVENTS = {"Event", "FunctionCallDelta", "ItemDone", "ReasoningDelta", "RefusalDelta", "Terminal", "TextDelta"}
 RESULTS = {"FunctionCall", "Result", "Usage"}
@@ -28,7 +28,8 @@ ERRORS = {
 }  # fmt: skip
 NAMES = PROVIDER | SETTINGS | CREDENTIALS | HOOKS | REQUESTS | EVENTS | RESULTS | ERRORS | {"__version__"}
 
-HEAVY = {"aiohttp", "asyncio", "click", "rich", "requests", "urllib3", "sseclient", "websocket", "dataclasses_json"}
+HEAVY = {"aiohttp", "asyncio", "click", "rich", "requests", "urllib3", "sseclient", "websocket", "dataclasses_json",
+         "opentelemetry"}  # fmt: skip
 
 
 def probe(code: str) -> dict[str, list[str]]:

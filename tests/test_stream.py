@@ -22,7 +22,6 @@ from pixir_sync import (
     ConnectionLost,
     Event,
     FirstEventTimeout,
-    HookEvent,
     InvalidRequest,
     PixirError,
     Provider,
@@ -38,6 +37,7 @@ from pixir_sync.transports.ws import wire
 from tests.support.both import Peer, Reply, TransportName
 from tests.support.events import Json, text_response
 from tests.support.fake import FakeTransport, provider_for
+from tests.transports.http.helpers import wait_until
 
 WHOLE = text_response("Hel", "lo")
 SOON = 5.0  # a bound for what takes milliseconds, on a machine that is busy
@@ -326,17 +326,17 @@ def test_a_close_by_another_thread_between_two_events_is_seen_by_the_consumer(tr
 def test_a_cancel_ends_the_wait_before_a_retry(transport: TransportName) -> None:
     """The backoff is a wait like any other."""
     slow = RetryPolicy(initial_delay=30, max_delay=30)
-    timers: list[threading.Timer] = []
-
-    def hook(event: HookEvent) -> None:
-        if event.name == "retry":
-            timers.append(threading.Timer(0.02, stream.cancel))
-            timers[0].start()
-
-    with peer_and(transport, [HttpError(500)], retry=slow, hooks=hook) as (peer, provider):
+    with peer_and(transport, [HttpError(500)], retry=slow) as (peer, provider):
         stream = provider.stream("Hi")
+
+        def cancel() -> None:
+            wait_until(lambda: bool(provider.stats()["replays"]), "the retry")
+            stream.cancel()
+
+        canceller = threading.Thread(target=cancel)
+        canceller.start()
         assert isinstance(end_of(stream.result), Cancelled)
-        timers[0].join()
+        canceller.join()
         assert len(peer.bodies) == 1 and stream.metadata["attempts"] == 1
 
 

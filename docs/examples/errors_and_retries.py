@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pixir_sync import HookEvent, Provider, QuotaExceeded, RetryPolicy
+from pixir_sync import Provider, QuotaExceeded, RetryPolicy, TurnRecord
 from pixir_sync.local import HttpError, LocalServer, Step
 
 
-def show(event: HookEvent) -> None:
-    if event.name == "retry":
-        print("retry after attempt", event.attempt)
+def show(record: TurnRecord) -> None:
+    print("attempts:", record.attempts, "| sent again because:", list(record.replays))
 
 
 def main() -> None:
@@ -29,8 +28,7 @@ def main() -> None:
             hooks=show,
         )
         with provider:
-            result = provider.complete("Hello")
-            print(result, "| attempts:", result.provider_metadata["attempts"])
+            print(provider.complete("Hello"))
 
             refusals.append(HttpError(429, {"error": {"type": "insufficient_quota", "message": "No credit left."}}))
             try:

@@ -23,6 +23,7 @@ from pixir_sync.cli.models import models
 from pixir_sync.cli.options import Settings, common
 from pixir_sync.cli.report import CommandError, complain
 from pixir_sync.cli.serve import serve
+from pixir_sync.cli.turns import report
 from pixir_sync.protocol.errors import PixirError
 from pixir_sync.version import __version__
 
@@ -42,7 +43,7 @@ def cli(settings: Settings) -> None:
     """
 
 
-for _command in (ask, chat, demo, doctor, models, serve):
+for _command in (ask, chat, demo, doctor, models, report, serve):
     cli.add_command(_command)
 
 

@@ -145,6 +145,7 @@ class Evidence:
     close_code: int | None = None
     attempts: int = 0
     bytes_sent: int = 0
+    input_bytes_held: int = 0
     input_items_sent: int = 0
     input_items_total: int = 0
     malformed_events: int = 0

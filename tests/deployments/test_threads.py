@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pixir_sync import PoolOptions, PoolTimeout
-from pixir_sync.hooks import HookEvent
+from pixir_sync.hooks import TurnRecord
 from pixir_sync.local import LocalServer, faults
 from tests.deployments.servers import DEADLINE, asks, in_thread
 from tests.support.both import TransportName
@@ -47,8 +47,8 @@ def test_what_is_called_runs_on_the_thread_of_the_call(transport: TransportName)
             note("headers")
             return {"Authorization": "Bearer local-key"}
 
-    def hook(event: HookEvent) -> None:
-        note(event.name)
+    def hook(record: TurnRecord) -> None:
+        note("record")
 
     def payload(body: dict[str, Any]) -> None:
         note("payload")
@@ -62,7 +62,7 @@ def test_what_is_called_runs_on_the_thread_of_the_call(transport: TransportName)
             return threading.get_ident()
 
         callers = {future.result(DEADLINE) for future in [in_thread(call) for _ in range(THREADS)]}
-    assert seen == dict.fromkeys(callers, {"headers", "attempt", "finish", "payload"})
+    assert seen == dict.fromkeys(callers, {"headers", "record", "payload"})
 
 
 def test_max_size_bounds_the_websockets_of_a_process() -> None:

@@ -20,11 +20,18 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 PRINTED = {
     "cancel_from_a_thread": "Half | cancelled, kept: 'Half '\n",
     "errors_and_retries": (
-        "retry after attempt 1\n"
-        "Heard: Hello (context: 1) | attempts: 2\n"
+        "attempts: 2 | sent again because: ['overloaded']\n"
+        "Heard: Hello (context: 1)\n"
+        "attempts: 1 | sent again because: []\n"
         "quota_exceeded: No credit left. (retryable: False)\n"
     ),
     "first_conversation": "Heard: Good morning (context: 1)\nHeard: What did I say? (context: 2)\n",
+    "hooks": (
+        "websocket, full: stop, 1 of 1 items\n"
+        "websocket, delta: stop, 1 of 3 items\n"
+        "websocket, full: cancelled, 1 of 1 items\n"
+        "lines: 3 | tokens: 82\n"
+    ),
     "own_credential": "refreshed\nHeard: Hello (context: 1)\n",
     "sessions": (
         "Heard: Good morning (context: 1) | 1 of 1 items sent\n"

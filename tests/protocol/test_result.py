@@ -50,7 +50,7 @@ METADATA = {
     "transport_preference", "active_transport", "fallback_reason", "fallback_message", "continuation_attempted",
     "continuation_reset_reason", "used_previous_response_id", "websocket_captured_response_id",
     "websocket_stored_previous_response_id", "websocket_key", "connection_reused", "close_code", "attempts",
-    "bytes_sent",
+    "bytes_sent", "input_bytes_held",
     "input_items_sent", "input_items_total", "request_id", "rate_limits", "connect_ms", "first_event_ms", "total_ms",
 }  # fmt: skip
 

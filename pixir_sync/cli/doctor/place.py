@@ -23,7 +23,7 @@ from pixir_sync.version import __version__
 __all__ = ["key", "packages", "settings"]
 
 _CORE = ("requests", "websocket-client", "sseclient-py", "dataclasses-json", "platformdirs")
-_EXTRAS = {"fast": ("orjson",), "cli": ("click", "rich"), "local": ("aiohttp",)}
+_EXTRAS = {"fast": ("orjson",), "cli": ("click", "rich"), "local": ("aiohttp",), "otel": ("opentelemetry-api",)}
 
 
 def packages(exam: Examination) -> None:

@@ -68,6 +68,7 @@ def worded(call: Call, mode: Mode, held: Connection | None, reset: str | None, l
         items, previous = call.full_input()["input"], None
     data, size = _encoded(body.fields, items, previous)
     evidence.input_items_sent, evidence.input_items_total = len(items), len(body.items)
+    evidence.input_bytes_held = held.retained if held is not None and isinstance(chosen, Delta) else 0
     limit = min(limit, FRAME_LIMIT)
     if len(data) > limit:
         raise FrameTooLarge(f"the request has {len(data)} bytes, a WebSocket message may have {limit}", phase="send",
