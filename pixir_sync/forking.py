@@ -9,13 +9,15 @@ Rules kept here:
   on. Whatever still refers to it finds a closed file, over TLS too, where the library remembers the number.
 * Locks are made anew, because a thread that held one does not exist in the child.
 * The interpreter's lock of a module that is being imported cannot be made anew: a child would wait for it for ever. So what is
-  imported at its first use is imported under `importing`, and a fork takes that lock first.
+  imported at its first use is imported under `importing`, and a fork takes that lock first. It gives up after `PATIENCE`: who
+  imports may itself wait for something that another library's hook of the same fork holds.
 * The registry needs no lock: its single operations are atomic.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging  # noqa: F401  # its hook takes the lock that imports take for their loggers: of two hooks the later one comes first
 import os
 import socket
 import ssl
@@ -27,6 +29,9 @@ __all__ = ["PlainSocket", "TLSSocket", "importing", "watch"]
 
 # Held by a thread that imports something at its first use, and by one that forks. Reentrant: an import may fork.
 importing = threading.RLock()
+PATIENCE = 10.0
+"""The longest that a fork waits for an import, in seconds."""
+_fork = threading.local()
 
 
 class Renewed(Protocol):
@@ -44,15 +49,24 @@ def watch(thing: Renewed) -> None:
     _watched[number] = weakref.ref(thing, lambda _: _watched.pop(number, None))
 
 
+def _before() -> None:
+    _fork.waited = importing.acquire(timeout=PATIENCE)
+
+
+def _after() -> None:
+    if _fork.waited:
+        importing.release()
+
+
 def _in_the_child() -> None:
-    importing.release()
+    _after()
     things = [reference() for reference in list(_watched.values())]  # alive until each is told: none is closed by being dropped
     for thing in things:
         if thing is not None:
             thing.after_fork()
 
 
-os.register_at_fork(before=importing.acquire, after_in_parent=importing.release, after_in_child=_in_the_child)
+os.register_at_fork(before=_before, after_in_parent=_after, after_in_child=_in_the_child)
 
 
 class _Inherited:

@@ -119,7 +119,8 @@ def test_where_no_key_is_needed_none_is_missed(here: Command, server: LocalServe
     """The server is called without one; this one wants one after all. Where no WebSocket is offered none is looked for."""
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
     report = read(here("doctor", "--endpoint", "vllm", "--base-url", server.base_url, "--json", key=None))
-    assert report.says("key") == "none, and none is needed" and report.says("settings").endswith("http_sse (vLLM offers no WebSocket)")
+    assert report.says("key") == "none, and none is needed"
+    assert report.says("settings").endswith("http_sse (vLLM offers no WebSocket)")
     assert report.of("wrong") == ["http"] and "VLLM_API_KEY" in report.advises("http") and not server.upgrades
     monkeypatch.setenv("VLLM_API_KEY", server.api_key)
     report = read(here("doctor", "--endpoint", "vllm", "--base-url", server.base_url, "--json", key=None))

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import pixir_sync
-from pixir_sync import ConnectionLost, Network, Provider
+from pixir_sync import ConnectionLost, Network, Provider, forking
 from pixir_sync.forking import PlainSocket, TLSSocket
 from pixir_sync.local import LocalServer, faults
 from tests.support.children import Child, in_child
@@ -28,6 +28,7 @@ from tests.support.fake import provider_for
 from tests.support.tls import authority
 from tests.support.ws_peer import WebSocketPeer, Wire
 from tests.support.ws_wire import HOLD
+from tests.transports.http.helpers import in_thread
 
 pytestmark = [pytest.mark.row("B21"), pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
 
@@ -316,3 +317,24 @@ def test_forks_while_threads_stream(place: Place) -> None:
             children = [Child(lambda who=f"{number}.{c}": place.said(who, "s1")) for c in range(2)]  # type: ignore[misc]
             assert [child.result() for child in children] == [f"Heard: {number}.{c} (context: 1)" for c in range(2)]
     assert not wrong and all(rounds)
+
+
+def test_a_fork_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import that does not end, because it waits for what another library's hook of this fork holds, keeps no fork."""
+    monkeypatch.setattr(forking, "PATIENCE", 0.1)
+    begun, go = threading.Event(), threading.Event()
+
+    def imports() -> bool:
+        with forking.importing:
+            begun.set()
+            return go.wait(20)
+
+    held = in_thread(imports)
+    assert begun.wait(10)
+    assert in_child(lambda: "there") == "there"
+    go.set()
+    assert held.result(10)
+    for _ in range(2):  # nobody holds the lock: the next fork takes it, and gives it back
+        assert in_child(lambda: "there") == "there"
+        free = in_thread(lambda: forking.importing.acquire(timeout=5) and forking.importing.release() is None)
+        assert free.result(10)

@@ -43,7 +43,7 @@ def packages(exam: Examination) -> None:
 
 
 def settings(exam: Examination, config: ProviderConfig) -> ssl.SSLContext | None:
-    """Say what is in force, and let the rest of the run go by it; the SSL context, which these settings make, where one is needed.
+    """Say what is in force, and let the rest go by it; the SSL context, which these settings make, where one is needed.
 
     Raises `InvalidRequest` where a file of certificates cannot be used. Ends the check that was begun.
     """
