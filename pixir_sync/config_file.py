@@ -73,9 +73,14 @@ def config_path() -> str:
 
 
 def read() -> ConfigFile:
-    """What the configuration file says; nothing where there is none. Raises `InvalidRequest` that names the file and the line."""
+    """What the configuration file says; nothing where there is none. Raises `InvalidRequest` that names the file and the line.
+
+    One that ``PIXIR_CONFIG`` names must be there; the null device stands for none.
+    """
     path, found = config_path(), ConfigFile()
     if not os.path.isfile(path):
+        if os.environ.get("PIXIR_CONFIG") and path != os.devnull:
+            raise InvalidRequest(f"PIXIR_CONFIG: there is no file {path}")
         return found
     for place, section, name, text in _lines(path):
         value = _value(place, section, name, text)

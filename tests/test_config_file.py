@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import fields
@@ -52,8 +53,9 @@ ca_bundle =
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The configuration file, not yet written."""
+    """The configuration file, still empty."""
     monkeypatch.setenv("PIXIR_CONFIG", str(tmp_path / "config.ini"))
+    (tmp_path / "config.ini").touch()
     return tmp_path / "config.ini"
 
 
@@ -150,15 +152,18 @@ def test_a_file_that_cannot_be_read_is_refused(file: Path, monkeypatch: pytest.M
 
 
 def test_the_file_has_its_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PIXIR_CONFIG, else where the system has the settings of programs. None there is none; so is a directory."""
-    monkeypatch.setenv("PIXIR_CONFIG", str(tmp_path / "x"))
-    assert config_path() == str(tmp_path / "x") and resolve({}).model == "gpt-5.5"
+    """PIXIR_CONFIG, where one must be, else where the system has the settings of programs; the null device is none."""
+    for missing in (tmp_path / "x", tmp_path):
+        monkeypatch.setenv("PIXIR_CONFIG", str(missing))
+        with pytest.raises(InvalidRequest, match=f"^PIXIR_CONFIG: there is no file {missing}$"):
+            resolve({})
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PIXIR_CONFIG", "~/mine.ini")
     assert config_path() == str(tmp_path / "mine.ini")
-    monkeypatch.setenv("PIXIR_CONFIG", str(tmp_path))
+    monkeypatch.setenv("PIXIR_CONFIG", os.devnull)
     assert resolve({}).model == "gpt-5.5"
     monkeypatch.delenv("PIXIR_CONFIG")
+    assert resolve({}).model == "gpt-5.5"
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     own = tmp_path / ("Library/Application Support" if sys.platform == "darwin" else ".config")
     assert config_path() == str(own / "pixir" / "config.ini")
@@ -170,7 +175,7 @@ def test_the_file_has_its_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_the_library_that_finds_it_is_imported_only_for_that(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Neither by the import, nor where PIXIR_CONFIG says where the file is; no parser of the standard library is needed."""
-    monkeypatch.setenv("PIXIR_CONFIG", str(tmp_path / "none.ini"))
+    monkeypatch.setenv("PIXIR_CONFIG", os.devnull)
     found = probe("import pixir_sync; pixir_sync.Provider(model='m')")["modules"]
     assert not {"platformdirs", "configparser"} & {*found}
     monkeypatch.delenv("PIXIR_CONFIG")

@@ -51,8 +51,9 @@ OPTIONS = [
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The configuration file, not yet written."""
+    """The configuration file, still empty."""
     monkeypatch.setenv("PIXIR_CONFIG", str(tmp_path / "config.ini"))
+    (tmp_path / "config.ini").touch()
     return tmp_path / "config.ini"
 
 

@@ -76,7 +76,7 @@ class Hooks:
 
     def settle(self) -> None:
         """The same from outside of a call, unless this interrupts one."""
-        frame: FrameType | None = sys._getframe(1)
+        frame: FrameType | None = sys._getframe(1) if self._left else None
         while frame is not None:
             if frame.f_globals.get("__name__", "").startswith(_OURS):
                 return
