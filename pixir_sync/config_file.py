@@ -63,7 +63,7 @@ def config_path() -> str:
 
     That is under ``XDG_CONFIG_HOME`` or ``~/.config``; on macOS, without that variable, ``~/Library/Application Support``.
     """
-    named = os.environ.get("PIXIR_CONFIG")
+    named = os.environ.get("PIXIR_CONFIG", "").strip()
     if named:
         return os.path.expanduser(named)
     with importing:
@@ -79,7 +79,7 @@ def read() -> ConfigFile:
     """
     path, found = config_path(), ConfigFile()
     if not os.path.isfile(path):
-        if os.environ.get("PIXIR_CONFIG") and path != os.devnull:
+        if os.environ.get("PIXIR_CONFIG", "").strip() and path != os.devnull:
             raise InvalidRequest(f"PIXIR_CONFIG: there is no file {path}")
         return found
     for place, section, name, text in _lines(path):

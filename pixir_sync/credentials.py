@@ -26,6 +26,7 @@ __all__ = [
 _SALT = os.urandom(16)
 # They say where a request goes and where it ends: a second opinion on that is how requests are smuggled.
 _FRAMING = frozenset({"host", "content-length", "transfer-encoding", "connection", "expect", "te", "trailer", "upgrade"})
+_SECRET = re.compile(r"auth|key|token|secret|cookie|sign|session|account|password", re.IGNORECASE)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
@@ -204,9 +205,12 @@ def check_credential(api_key: object, credential: object, urls: Iterable[str]) -
         raise InvalidRequest("credential must have headers() and identity")
     if isinstance(api_key, str):
         ApiKey(api_key)
-    origin = getattr_static(credential, "origin", None)
-    for url in urls if isinstance(origin, str) else ():
-        check_origin(url, origin)
+    if credential is not None and getattr_static(credential, "origin", None) is not None:
+        origin: object = getattr(credential, "origin", None)
+        if not isinstance(origin, str | None):
+            raise InvalidRequest(f"credential.origin must be a string, such as 'https://host', not {type(origin).__name__}")
+        for url in urls if origin is not None else ():
+            check_origin(url, str(origin).lower().rstrip("/"))
 
 
 def check_headers(headers: object, source: str) -> dict[str, str]:
@@ -227,10 +231,10 @@ def check_headers(headers: object, source: str) -> dict[str, str]:
     return dict(headers)
 
 
-def secrets_of(headers: Mapping[str, str]) -> list[str]:
-    """The credential values among headers, for replacing them in what a server says."""
+def secrets_of(headers: Mapping[str, str], *, every: bool = False) -> list[str]:
+    """The credential values among headers, for replacing them in what a server says. ``every``: all of them are such."""
     found: list[str] = []
     for name, value in headers.items():
-        if name.lower() in ("authorization", "proxy-authorization", "cookie", "chatgpt-account-id") or "key" in name.lower():
+        if every or _SECRET.search(name):
             found += [value, *value.split(" ")[1:]]
     return sorted({value for value in found if len(value) >= 4}, key=len, reverse=True)

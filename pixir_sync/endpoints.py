@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from pixir_sync.urls import is_loopback
 
-__all__ = ["FRAME_LIMIT", "OTHER", "PRESETS", "Preset", "recognised"]
+__all__ = ["FRAME_LIMIT", "OTHER", "PRESETS", "Preset", "owner", "recognised"]
 
 FRAME_LIMIT = 16_000_000
 """The largest WebSocket message, in bytes, that any of them is sent; a larger one goes over HTTP."""
@@ -83,12 +83,12 @@ PRESETS: Mapping[str, Preset] = {
         "OpenAI", "https://api.openai.com/v1", hosts=("api.openai.com", ".api.openai.com"), lanes=True, age_limit=3600,
     ),
     "chatgpt": Preset(
-        "the ChatGPT backend", "https://chatgpt.com/backend-api/codex", store=False, cache_retention=False, age_limit=3600,
-        upgrade_headers={"OpenAI-Beta": "responses_websockets=2026-02-06"},
+        "the ChatGPT backend", "https://chatgpt.com/backend-api/codex", hosts=("chatgpt.com", ".chatgpt.com"), store=False,
+        cache_retention=False, age_limit=3600, upgrade_headers={"OpenAI-Beta": "responses_websockets=2026-02-06"},
     ),
     "azure": Preset(
         "Azure OpenAI", None, "AZURE_OPENAI_API_KEY", age_limit=3600,
-        hosts=(".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com"),
+        hosts=tuple(f".{kind}.azure.{end}" for end in ("com", "us") for kind in ("openai", "services.ai", "cognitiveservices")),
     ),
     "xai": Preset("xAI", "https://api.x.ai/v1", "XAI_API_KEY", hosts=("api.x.ai", ".api.x.ai"), age_limit=1500),
     "openrouter": Preset(
@@ -115,13 +115,17 @@ OTHER = Preset("the server", None, own_server=True, lanes=True, age_limit=3600)
 @lru_cache(maxsize=256)
 def recognised(url: str) -> str | None:
     """The name of the preset that a base URL belongs to, None where it is nobody's that is known."""
-    parts = urlsplit(url)
-    host = (parts.hostname or "").lower()
-    if _CODEX in parts.path:
-        return "chatgpt"
+    parts, name = urlsplit(url), owner(url)
+    if name is not None or _CODEX in parts.path:
+        return name or "chatgpt"
+    ports = {preset.port or 0: name for name, preset in PRESETS.items() if preset.port}
+    return ports.get(parts.port or 0) if is_loopback(parts.hostname or "") else None
+
+
+def owner(url: str) -> str | None:
+    """The name of the preset that the host of a URL belongs to."""
+    host = (urlsplit(url).hostname or "").lower().rstrip(".")
     for name, preset in PRESETS.items():
         if any(host == known or (known.startswith(".") and host.endswith(known)) for known in preset.hosts):
-            return name
-        if preset.port is not None and parts.port == preset.port and is_loopback(host):
             return name
     return None

@@ -8,12 +8,13 @@ Rules kept here:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -119,6 +120,21 @@ class Origins:
         return self._models.get(hash(encrypted_content))
 
 
+_NO_HEADERS: Mapping[str, str] = {}
+
+
+@contextlib.contextmanager
+def _of_the_credential() -> Iterator[None]:
+    """What a credential raises is told as an error of it, without its words."""
+    try:
+        yield
+    except PixirError as error:
+        error.phase = "auth"
+        raise
+    except Exception as error:
+        raise NotAuthenticated(f"the credential could not be had: {type(error).__name__}", phase="auth") from error
+
+
 class Engine:
     """The shared part of a provider. Threads share it.
 
@@ -199,20 +215,25 @@ class Engine:
         except RecursionError:
             raise InvalidRequest("the request is nested too deeply, or contains itself") from None
 
-    def authorize(self, secrets: list[str]) -> dict[str, str]:
-        """The credential's headers now; ``secrets`` becomes its values. For a transport that sends them, once per attempt.
+    def authorize(self, secrets: list[str], more: Mapping[str, str] = _NO_HEADERS) -> dict[str, str]:
+        """The credential's headers now. For a transport that sends them, once per attempt.
 
-        Raises `NotAuthenticated` with the phase ``auth``, or `InvalidRequest`.
+        ``secrets`` becomes their values, and those among the other headers, the call's own (``more``) too. Raises
+        `NotAuthenticated` with the phase ``auth``, or `InvalidRequest`.
         """
-        try:
+        with _of_the_credential():
             headers = check_headers(self.credential.headers(), "credential.headers()")
-            secrets[:] = secrets_of(headers)
+            others = {**(self.config.network.headers or {}), **more}
+            secrets[:] = [*secrets_of(headers, every=True), *secrets_of(others)]
             return headers
-        except PixirError as error:
-            error.phase = "auth"
-            raise
-        except Exception as error:
-            raise NotAuthenticated(f"the credential could not be had: {type(error).__name__}", phase="auth") from error
+
+    def identity(self) -> str:
+        """Whose connections a call may use. Raises as `authorize` does."""
+        with _of_the_credential():
+            found: object = self.credential.identity
+            if not isinstance(found, str):
+                raise InvalidRequest(f"credential.identity must be a string, not {type(found).__name__}")
+            return found
 
     def wait_for_rate(self) -> float:
         """The seconds to wait under ``requests_per_minute``; the place is taken."""

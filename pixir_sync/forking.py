@@ -58,8 +58,16 @@ def _after() -> None:
         importing.release()
 
 
+def _renew() -> None:
+    """The lock in a child: given back, or, where the fork had not got it, taken from the thread that is not here."""
+    if _fork.waited:
+        importing.release()
+    else:
+        importing._at_fork_reinit()  # type: ignore[attr-defined]
+
+
 def _in_the_child() -> None:
-    _after()
+    _renew()
     things = [reference() for reference in list(_watched.values())]  # alive until each is told: none is closed by being dropped
     for thing in things:
         if thing is not None:

@@ -4,7 +4,8 @@ Rules kept here:
 
 * An attempt remembers the number of refreshes before it. Who was refused with a token that was replaced since has nothing to do.
 * One thread refreshes, with no lock held; the others wait for it, and a cancel or the call's limit ends that wait. They share its
-  failure: nobody asks again for what was refused a moment ago.
+  failure.
+* A round that is seen by others has an end, wherever its thread is interrupted.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class _Round:
     """A refresh that runs: who waits for it is woken by `done`; `error` is how it failed."""
 
     def __init__(self) -> None:
-        self.done = CancelToken()
+        self.done, self.succeeded = CancelToken(), False
         self.error: PixirError | None = None
 
 
@@ -52,37 +53,42 @@ class Refresher:
 
         Raises what the credential raises where that is a `PixirError`, else `NotAuthenticated`; `Cancelled`; `TotalTimeout`.
         """
-        while True:
-            with self._lock:
-                if self.count != seen:
-                    return
-                ours, leads = self._round or _Round(), self._round is None
-                self._round = ours
-            if leads:
-                self._lead(ours)
-                return
-            self._follow(ours, cancel, deadline)
-            if ours.error is not None:
-                raise copy.copy(ours.error)
+        while self.count == seen:
+            own = _Round()
+            try:
+                with self._lock:
+                    if self._round is None and self.count == seen:
+                        self._round = own
+                    ours = self._round
+                if ours is own:
+                    self._lead(own)
+            finally:
+                self._end(own)
+            if ours is not None and ours is not own:
+                self._follow(ours, cancel, deadline)
+                if ours.error is not None:
+                    raise copy.copy(ours.error)
 
-    def _lead(self, ours: _Round) -> None:
-        done = 0
+    def _lead(self, own: _Round) -> None:
         try:
             assert self.renew is not None
             self.renew()
-            done = 1
+            own.succeeded = True
         except PixirError as error:
-            ours.error = copy.copy(error)
+            own.error = copy.copy(error)
             raise
         except Exception as error:
             said = f"the credential could not be refreshed: {type(error).__name__}"
-            ours.error = NotAuthenticated(said, phase="auth")
+            own.error = NotAuthenticated(said, phase="auth")
             raise NotAuthenticated(said, phase="auth") from error
-        finally:
-            with self._lock:
-                self.count += done
+
+    def _end(self, own: _Round) -> None:
+        """End a round, if it became one."""
+        with self._lock:
+            if self._round is own:
                 self._round = None
-            ours.done.cancel()
+                self.count += own.succeeded
+        own.done.cancel()
 
     @staticmethod
     def _follow(ours: _Round, cancel: CancelToken, deadline: Deadline) -> None:

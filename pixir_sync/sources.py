@@ -3,7 +3,7 @@
 Rules kept here:
 
 * For each option the argument counts, then the environment, then the configuration file, then what is built in. A blank variable,
-  an empty line and an argument of None say nothing.
+  an empty line and, where None is built in, an argument of None say nothing.
 * The endpoint and the base URL are one place: both come from the first of these that names either of them.
 * An organisation and a project of the environment or the file are OpenAI's, and are sent there only.
 * What was resolved is the whole configuration: a pickled provider does not look again, but for a key of the environment.
@@ -22,13 +22,13 @@ from pixir_sync.catalog import DEFAULT_MODEL
 from pixir_sync.config import BASE_VARIABLE, TRANSPORTS, Keepalive, Network, PoolOptions, ProviderConfig, Timeouts
 from pixir_sync.config_file import ConfigFile, read
 from pixir_sync.credentials import check_credential
-from pixir_sync.endpoints import PRESETS, recognised
+from pixir_sync.endpoints import PRESETS, owner
 from pixir_sync.protocol.checks import choice, plain_text
 from pixir_sync.protocol.checks import text as check_text
 from pixir_sync.protocol.errors import InvalidRequest
 from pixir_sync.protocol.request import unknown_name
 from pixir_sync.protocol.retry import RetryPolicy, non_negative
-from pixir_sync.urls import check_base, check_url
+from pixir_sync.urls import check_base, check_url, split
 
 __all__ = ["VARIABLES", "resolve", "setting"]
 
@@ -72,21 +72,40 @@ def setting(name: str, value: Any, under: Mapping[str, Any] | None = None) -> An
 
 def resolve(options: Mapping[str, Any]) -> ProviderConfig:
     """The configuration that `Provider`'s options make. Raises `InvalidRequest` that names the option and the nearest one."""
-    given = dict(options)
-    config = given.pop("config", None)
-    if config is not None and not isinstance(config, ProviderConfig):
-        raise InvalidRequest(f"config must be a ProviderConfig, not {type(config).__name__}")
-    for name in given:
-        if name not in _DEFAULTS:
+    for name in options:
+        if name not in _DEFAULTS and name != "config":
             raise unknown_name("option", name, [*_DEFAULTS, "config"])
+    given = {name: value for name, value in options.items() if value is not None or _DEFAULTS.get(name) is not None}
+    config = given.pop("config", ProviderConfig())
+    if not isinstance(config, ProviderConfig):
+        raise InvalidRequest(f"config must be a ProviderConfig, not {type(config).__name__}")
+    config = replace(config, **{name: setting(name, getattr(config, name)) for name in _SHORTHAND})
     file = read()
-    for name in _SHORTHAND:
-        if name in given:
-            given[name] = setting(name, given[name], file.groups.get(name))
-    made = replace(config or ProviderConfig(), **given)
+    for name in given.keys() & _SHORTHAND.keys():
+        given[name] = setting(name, given[name], _under(name, config, file))
+    made = _lower(replace(config, **given))
     stated = {name for name, default in _DEFAULTS.items()
               if given.get(name) is not None or getattr(made, name) != default}  # fmt: skip
     return _Sources(made, stated, file).resolved()
+
+
+def _under(name: str, config: ProviderConfig, file: ConfigFile) -> dict[str, Any]:
+    """What stands below an argument that gives some fields of a setting: those of ``config``, else those of the file."""
+    group, default = getattr(config, name), _DEFAULTS[name]
+    if group == default:
+        return file.groups.get(name, {})
+    return {f.name: getattr(group, f.name) for f in fields(group)}
+
+
+def _lower(config: ProviderConfig) -> ProviderConfig:
+    """The same with the schemes of its URLs in small letters, as they are looked at."""
+    for name in ("base_url", "websocket_url"):
+        url = getattr(config, name)
+        if isinstance(url, str) and "://" in url:
+            scheme, _, rest = url.partition("://")
+            changed: dict[str, Any] = {name: f"{scheme.lower()}://{rest}"}
+            config = replace(config, **changed)
+    return config
 
 
 class _Sources:
@@ -126,8 +145,14 @@ class _Sources:
         self.places[name] = place
 
     def _fill_place(self) -> None:
-        """The endpoint and the base URL, from one source; then Azure's resource, which has a variable of its own."""
-        if not self.stated & {*_PLACE}:
+        """The endpoint and the base URL, from one source; then Azure's resource, which has a variable of its own.
+
+        A ``websocket_url`` by itself names the place, too.
+        """
+        if not self.stated & {*_PLACE} and self.made.websocket_url is not None:
+            check_url("websocket_url", self.made.websocket_url, ("ws", "wss"), self.made.network.allow_insecure)
+            self.made = replace(self.made, base_url=_beside(self.made.websocket_url))
+        elif not self.stated & {*_PLACE}:
             of_environment = self.environment.keys() & {*_PLACE}
             for name in _PLACE:
                 if name == "base_url" and name in of_environment and not _moved_by_variable(self.made.endpoint):
@@ -141,8 +166,17 @@ class _Sources:
                     "endpoint azure: it takes the resource's URL. Give base_url='https://{resource}.openai.azure.com/openai/v1',"
                     f" or set {AZURE_VARIABLE}"
                 )
-            bare = "://" in resource and urlsplit(resource).path in ("", "/openai")
-            self._take("base_url", resource.removesuffix("/openai") + "/openai/v1" if bare else resource, AZURE_VARIABLE)
+            parts = split(AZURE_VARIABLE, resource)
+            bare = parts.path in ("", "/openai")
+            self._take("base_url", parts._replace(path="/openai/v1").geturl() if bare else resource, AZURE_VARIABLE)
+
+
+def _beside(websocket_url: str) -> str:
+    """The HTTP base of the server whose WebSocket this is."""
+    url = "http" + websocket_url.removeprefix("ws")
+    parts = urlsplit(url)
+    is_api = parts.path.rstrip("/").endswith("/responses")
+    return parts._replace(path=parts.path.rstrip("/").removesuffix("/responses")).geturl() if is_api else f"{url}##"
 
 
 def _moved_by_variable(endpoint: str | None) -> bool:
@@ -162,25 +196,30 @@ def _with_limits(config: ProviderConfig) -> ProviderConfig:
 
 
 def _check_place(config: ProviderConfig, places: Mapping[str, str]) -> None:
-    for name in _SHORTHAND:
-        setting(name, getattr(config, name))
     insecure = config.network.allow_insecure
     if config.endpoint is not None:
         choice(places.get("endpoint", "endpoint"), config.endpoint, tuple(PRESETS))
     if config.base_url is not None:
         named = places.get("base_url", "base_url")
         check_base(named, config.base_url, insecure)
-        owner = recognised(config.url)
-        if config.endpoint is not None and owner is not None and owner != config.endpoint and PRESETS[owner].hosts:
-            raise InvalidRequest(f"{named} is a URL of the endpoint {owner}, and the endpoint given is {config.endpoint}")
+        _check_owner(named, config.url, config.endpoint)
     if config.websocket_url is not None:
         check_url("websocket_url", config.websocket_url, ("ws", "wss"), insecure)
+        _check_owner("websocket_url", "http" + config.websocket_url.removeprefix("ws"), config.service)
+
+
+def _check_owner(named: str, url: str, endpoint: str | None) -> None:
+    """No service's URL under another's name: its key would go there."""
+    found = owner(url)
+    if endpoint is not None and found not in (None, endpoint):
+        other = f"the endpoint given is {endpoint}" if endpoint else "base_url is another server's"
+        raise InvalidRequest(f"{named} is a URL of the endpoint {found}, and {other}")
 
 
 def _check(config: ProviderConfig, places: Mapping[str, str]) -> None:
     for name in ("model", "organization", "project", "originator"):
         if getattr(config, name) is not None:
-            (check_text if name == "model" else plain_text)(places.get(name, name), getattr(config, name))
+            (check_text if name == "model" else _check_header)(places.get(name, name), getattr(config, name))
     _check_transport(config, places.get("transport", "transport"))
     choice(places.get("continuation", "continuation"), config.continuation, ("auto", "exact", "off"))
     if not isinstance(config.store, bool):
@@ -193,6 +232,12 @@ def _check(config: ProviderConfig, places: Mapping[str, str]) -> None:
     if not all(map(callable, hooks)):
         raise InvalidRequest("hooks must be a callable or a list of callables")
     check_credential(config.api_key, config.credential, (config.url, "http" + config.websocket_address.removeprefix("ws")))
+
+
+def _check_header(name: str, value: Any) -> None:
+    plain_text(name, value)
+    if value != value.strip():
+        raise InvalidRequest(f"{name} begins or ends with white space, which a header cannot carry")
 
 
 def _check_transport(config: ProviderConfig, named: str) -> None:

@@ -112,6 +112,7 @@ class Turn:
 
     def _begin(self) -> Call:
         """Read the request, once: what is sent from here on is a snapshot."""
+        self.engine.hooks.deliver()  # of earlier calls: their time is none of this one's
         self._began = time.monotonic()
         self._diary.begin()
         self._deadline = Deadline(self._timeouts.total)
@@ -119,7 +120,6 @@ class Turn:
             raise ProviderClosed("the provider is closed")
         self._check_cancel()
         self.engine.stats.fold()
-        self.engine.hooks.deliver()
         known = self._transport.known(self._session, self._scope) if self._on_payload is None else ()
         body = self.engine.snapshot(self._request, known, self._on_payload)
         self._model = body.fields["model"]
@@ -129,7 +129,7 @@ class Turn:
         call = Call(
             body=body, timeouts=self._timeouts, deadline=self._deadline, cancel=self.token, evidence=self.evidence,
             authorize=dict, origin_of=self.engine.origins, headers=self._headers, session=self._session, scope=self._scope,
-            identity=partial(getattr, self.engine.credential, "identity"),  # a call that is kept does not keep this turn
+            identity=self.engine.identity,
         )  # fmt: skip
         if not body.settled:
             call.full_input()  # what a server would refuse is said before any network
@@ -143,7 +143,7 @@ class Turn:
         self.evidence.next_attempt()
         self._sleep(self.engine.wait_for_rate())
         self._refreshed = self.engine.refresher.count  # before the credential is read
-        call.authorize = partial(self.engine.authorize, call.secrets)
+        call.authorize = partial(self.engine.authorize, call.secrets, self._headers)
         call.assembler = assembler
         batches = self._transport.attempt(call)
         try:

@@ -33,7 +33,7 @@ def warm_up(engine: Engine, transport: Transport, request: Request, session: str
     call = Call(
         body=body, timeouts=engine.config.timeouts, deadline=Deadline(LIMIT), cancel=CancelToken(),
         evidence=Evidence(transport_preference=engine.preference), authorize=lambda: engine.authorize(secrets),
-        origin_of=engine.origins, identity=lambda: engine.credential.identity, session=session, scope=scope, secrets=secrets,
+        origin_of=engine.origins, identity=engine.identity, session=session, scope=scope, secrets=secrets,
     )  # fmt: skip
     call.full_input()
     number = ("warm-up", next(_numbers))

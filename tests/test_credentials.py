@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from pixir_sync import ApiKey, ChatGPTToken, Credential, InvalidRequest, Network, NotAuthenticated, PixirError, Provider
 from pixir_sync.credentials import CallableKey, EnvironmentKey, check_headers, secrets_of
-from pixir_sync.local import HttpError, LocalServer
+from pixir_sync.local import HttpError, LocalServer, faults
 from tests.support.both import Peer, TransportName
 from tests.support.events import text_response
 from tests.support.fake import provider_for
+from tests.support.ws_peer import WebSocketPeer, Wire
 
 
 class Token:
@@ -372,3 +375,132 @@ def test_a_login_that_cannot_be_sent_is_refused(token: Any, account: str) -> Non
     with pytest.raises(InvalidRequest) as caught:
         ChatGPTToken(token, account)
     assert "X: y" not in str(caught.value)
+
+
+class Bound(Token):
+    """A credential for one place, which it says in a property."""
+
+    def __init__(self, origin: Any) -> None:
+        super().__init__("secret-token")
+        self._origin = origin
+
+    @property
+    def origin(self) -> Any:
+        return self._origin
+
+
+@dataclass(slots=True)
+class Slotted:
+    """The same with a slot."""
+
+    origin: str = "https://vault.example.com/"
+    identity: str = "account"
+
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": "Bearer secret-token"}
+
+
+@pytest.mark.row("D4")
+def test_an_origin_counts_however_it_is_said() -> None:
+    """In a property or a slot, with a slash, in capitals; one that is no string is refused, None is none."""
+    for credential in (Bound("https://Vault.example.com"), Slotted()):
+        Provider(credential=credential, model="m", base_url="https://vault.example.com/v1")
+        with pytest.raises(InvalidRequest, match="sent to https://vault.example.com only"):
+            Provider(credential=credential, model="m", base_url="https://evil.example.com/v1")
+    Provider(credential=Bound(None), model="m", base_url="https://evil.example.com/v1")
+    with pytest.raises(InvalidRequest, match="credential.origin must be a string, .*not int"):
+        Provider(credential=Bound(5), model="m")
+
+
+class NoIdentity(Token):
+    def __init__(self, give: Callable[[], Any]) -> None:
+        super().__init__("t-123")
+        self._give = give
+
+    @property
+    def identity(self) -> Any:  # type: ignore[override]
+        return self._give()
+
+
+@pytest.mark.row("D1")
+def test_an_identity_that_fails_is_not_authenticated() -> None:
+    """Its words are not quoted; one that is no string is an invalid request. Before any network."""
+    with LocalServer(api_key="t-123") as server:
+        with provider_for(server, credential=NoIdentity(_fails), transport="websocket") as provider:
+            with pytest.raises(NotAuthenticated, match="could not be had: OSError") as caught:
+                provider.complete("Hi")
+            assert "sk-secret" not in str(caught.value) and caught.value.phase == "auth"
+        with provider_for(server, credential=NoIdentity(lambda: ["a"]), transport="websocket") as provider:
+            with pytest.raises(InvalidRequest, match="credential.identity must be a string, not list"):
+                provider.complete("Hi")
+        assert not server.connections
+
+
+class Signed(Token):
+    def headers(self) -> dict[str, str]:
+        return {**super().headers(), "X-Signature": "wombat-one", "x-functions-code": "wombat-two", "X-Place": "wombat-three"}
+
+
+@pytest.mark.row("A26")
+def test_whatever_a_credential_gives_is_concealed(transport: TransportName) -> None:
+    """Under any header's name; and what looks like a key among the network's headers and the call's."""
+    said = "no: wombat-one wombat-two wombat-three wombat-four wombat-five"
+    with LocalServer(faults=[faults.Refuse(status=400, message=said)], api_key="t-123") as server:
+        network = Network(trust_env=False, headers={"Api-Key": "wombat-four"})
+        with provider_for(server, credential=Signed("t-123"), transport=transport, network=network) as provider:
+            with pytest.raises(PixirError) as caught:
+                provider.complete("Hi", headers={"X-Auth-Token": "wombat-five"})
+    assert caught.value.message == "no:" + " [credential]" * 5 and "wombat" not in json.dumps(caught.value.to_dict())
+
+
+@pytest.mark.row("A26", "D3")
+def test_a_token_that_a_connection_was_opened_with_is_concealed() -> None:
+    """It is the server's to quote, although the credential has another one by then; and the connection is not used again."""
+    tokens = ["Bearer wombat-one", "Bearer wombat-two", "Bearer wombat-three"]
+
+    class Rotating(Token):
+        def headers(self) -> dict[str, str]:
+            return {"Authorization": tokens[0]}
+
+    def script(wire: Wire) -> None:
+        opened = wire.request.headers["authorization"]
+        wire.answer(to=wire.read_create())
+        refusal = {"code": "invalid_api_key", "message": f"{opened} has expired", "type": "invalid_request_error"}
+        wire.read_create()
+        wire.send({"type": "error", "status": 401, "error": refusal})
+        wire.hold()
+
+    with WebSocketPeer(script) as peer:
+        options = {"base_url": peer.base_url, "model": "m", "transport": "websocket", "network": Network(trust_env=False)}
+        with Provider(credential=Rotating("x"), **options) as provider:
+            for _ in range(2):
+                provider.complete("Hi", session="s")
+                del tokens[0]
+                with pytest.raises(NotAuthenticated) as caught:
+                    provider.complete("Hi", session="s")
+                assert caught.value.status == 401 and "wombat" not in caught.value.message
+            sent = [wire.request.headers["authorization"] for wire in peer.connections]
+            assert sent == ["Bearer wombat-one", "Bearer wombat-two"]
+
+
+@pytest.mark.row("D3")
+@pytest.mark.parametrize("preference", ["auto", "websocket"])
+def test_a_token_refused_on_an_open_websocket_is_replaced(preference: str) -> None:
+    """A connection has the token that it was opened with for good: the refreshed one goes with another."""
+    login = Refreshable("old", "new")
+
+    def script(wire: Wire) -> None:
+        create = wire.read_create()
+        wire.answer("first", to=create)
+        while True:
+            create = wire.read_create()
+            if wire.request.headers["authorization"] == "Bearer old":
+                wire.send({"type": "error", "status": 401, "error": {"code": "invalid_api_key", "message": "expired"}})
+            else:
+                wire.answer("again", to=create)
+
+    with WebSocketPeer(script) as peer:
+        options = {"base_url": peer.base_url, "model": "m", "transport": preference, "network": Network(trust_env=False)}
+        with Provider(credential=login, **options) as provider:
+            assert [provider.complete("Hi", session="s").text for _ in range(3)] == ["first", "first", "again"]
+            assert provider.stats()["replays"] == {"credential_refreshed": 1} and len(peer.connections) == 2

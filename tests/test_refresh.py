@@ -155,6 +155,22 @@ def test_an_interrupted_refresh_is_taken_over() -> None:
     assert (held.count, held.refresher.count) == (2, 1)
 
 
+def test_an_interrupt_before_the_refresh_leaves_no_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the moment between being seen as the one who refreshes and beginning with it: the next one does it."""
+    refresher = Refresher(lambda: None)
+
+    def interrupted(own: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(refresher, "_lead", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            refresher.refresh(0, CancelToken(), Deadline(5))
+    assert refresher._round is None
+    refresher.refresh(0, CancelToken(), Deadline(5))
+    assert refresher.count == 1
+
+
 @pytest.mark.row("B21")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_does_not_wait_for_the_parents_refresh(transport: TransportName) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +180,79 @@ def test_a_pickled_provider_does_not_look_again(file: Path, monkeypatch: pytest.
     monkeypatch.setenv("OPENAI_ORG_ID", "org-second")
     config = pickle.loads(data).config
     assert (config.model, config.transport, config.organization) == ("first", "sse", "org-first")
+
+
+def test_an_argument_of_none_says_nothing(file: Path) -> None:
+    """Where None is what is built in; not even over a config: a wrapper that passes its own None on sends no key elsewhere."""
+    config = ProviderConfig(model="m", api_key="k", base_url="https://gateway.test/v1", timeouts=Timeouts(idle=7))
+    nothing: dict[str, Any] = {f.name: None for f in fields(ProviderConfig) if f.default is None}
+    made = resolve({**nothing, "config": config})
+    assert (made.model, made.api_key, made.url, made.timeouts.idle) == ("m", "k", "https://gateway.test/v1", 7)
+    assert resolve({**nothing, "config": None}) == resolve({})
+    with pytest.raises(InvalidRequest, match="unknown option 'modle'"):
+        resolve({"modle": None})
+
+
+def test_a_config_may_hold_the_short_forms(file: Path) -> None:
+    """A number or a mapping, as an argument may; an argument's mapping lies over the config's fields, and those over the file."""
+    file.write_text("[pixir.timeouts]\nconnect = 5\n")
+    loose: Any = {"timeouts": 5, "pool": {"max_size": 2}, "network": {"trust_env": False}}
+    config = ProviderConfig(**loose)
+    made = resolve({"config": config, "timeouts": {"total": 9}})
+    assert made.timeouts == Timeouts(idle=5, total=9) and made.pool.max_size == 2 and not made.network.trust_env
+    wrong: Any = {"pool": 5}
+    with pytest.raises(InvalidRequest, match="^pool must be"):
+        resolve({"config": ProviderConfig(**wrong)})
+
+
+@pytest.mark.parametrize(
+    ("websocket", "http"),
+    [
+        ("wss://gateway.test/v1/responses", "https://gateway.test/v1/responses"),
+        ("WSS://gateway.test/v1/responses/", "https://gateway.test/v1/responses"),
+        ("wss://gateway.test/v1/responses?model=m", "https://gateway.test/v1/responses?model=m"),
+        ("wss://gateway.test/socket?a=b", "https://gateway.test/socket?a=b"),
+        ("ws://localhost:8000/responses", "http://localhost:8000/responses"),
+    ],
+)
+def test_a_websocket_url_by_itself_is_the_place(
+    websocket: str, http: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same server's HTTP stands in for it; another place of the environment does not count, nor its organisation."""
+    for name, text in {"PIXIR_ENDPOINT": "xai", "OPENAI_BASE_URL": "https://env.test/v1", "OPENAI_ORG_ID": "org"}.items():
+        monkeypatch.setenv(name, text)
+    made = resolve({"websocket_url": websocket})
+    assert (made.address("/responses"), made.service, made.organization) == (http, "", None)
+    own = resolve({"websocket_url": websocket, "endpoint": "openai"})
+    assert (own.service, own.organization) == ("openai", "org")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"websocket_url": "wss://api.x.ai/v1/responses", "endpoint": "openai"}, "xai, and the endpoint given is openai"),
+        ({"websocket_url": "wss://api.x.ai/v1/responses", "base_url": "https://a.test/v1"}, "and base_url is another server's"),
+        ({"base_url": "https://chatgpt.com/backend-api/codex", "endpoint": "xai"}, "chatgpt, and the endpoint given is xai"),
+        ({"base_url": "https://openrouter.ai./api/v1", "endpoint": "openai"}, "endpoint openrouter, and"),
+        ({"organization": " org"}, "^organization begins or ends with white space"),
+        ({"originator": "me "}, "^originator begins or ends with white space"),
+    ],
+)
+def test_one_services_url_under_anothers_name_is_refused(options: dict[str, Any], says: str, file: Path) -> None:
+    """Its key would go there. And what no header can carry is refused when the provider is made."""
+    with pytest.raises(InvalidRequest, match=says):
+        resolve(options)
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [("https://me.openai.azure.com?a=b", "https://me.openai.azure.com/openai/v1?a=b"), ("https://[x", None), ("nonsense", None)],
+)
+def test_azures_variable_is_a_url(text: str, url: str | None, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query stays behind the path; what is no URL is refused by the variable's name."""
+    monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", text)
+    if url is not None:
+        assert resolve({"endpoint": "azure"}).url == url
+        return
+    with pytest.raises(InvalidRequest, match="^AZURE_OPENAI_ENDPOINT is no URL"):
+        resolve({"endpoint": "azure"})

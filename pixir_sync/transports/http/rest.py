@@ -53,7 +53,7 @@ class RestClient:
     def rows(self, path: str, cancel: CancelToken) -> list[dict[str, Any]]:
         """The objects of a list that the server gives page by page. Raises `InvalidResponse` for what is no list."""
         found: list[dict[str, Any]] = []
-        query = ""
+        query, seen = "", set[str]()
         while True:
             answer = self.get(path + query, cancel)
             rows = answer.get("data")
@@ -63,6 +63,9 @@ class RestClient:
             last = found[-1].get("id") if found and rows else None
             if answer.get("has_more") is not True or not isinstance(last, str):
                 return found
+            if last in seen:
+                raise InvalidResponse("the server gives the same page of a list again and again", request_sent=True)
+            seen.add(last)
             query = f"{'&' if '?' in path else '?'}after={quote(last, safe='')}"
 
     @staticmethod

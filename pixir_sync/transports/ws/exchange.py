@@ -28,6 +28,7 @@ from pixir_sync.protocol.errors import (
     HandshakeRefused,
     IdleTimeout,
     InvalidResponse,
+    NotAuthenticated,
     Phase,
     PixirError,
     TotalTimeout,
@@ -194,12 +195,14 @@ class Exchange:
             return True
         connection.reset_reason = "response_failed"
         if assembler.terminal is not None and assembler.terminal["type"] in ("error", "response.failed"):
-            code = from_event(assembler.terminal).code
-            if code == _NOT_FOUND:
+            failed = from_event(assembler.terminal)
+            if failed.code == _NOT_FOUND:
                 connection.reset_reason = _NOT_FOUND
-            elif code == AGE_LIMIT:
+            elif failed.code == AGE_LIMIT:
                 connection.reset_reason = "max_lifetime"
                 return False
+            elif isinstance(failed, NotAuthenticated):
+                return False  # what it was opened with stays with it, whatever the credential gives from now on
         return True
 
     def _commit(self, connection: Connection, found: str) -> None:

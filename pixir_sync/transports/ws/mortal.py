@@ -33,7 +33,7 @@ class Mortal:
 
     Attributes:
         death: why it is no more; None while it lives. reset_reason: why the next turn on it, or of its session, goes in full.
-        writer, lanes: for this package only.
+        secrets: the credential values that it was opened with. writer, lanes: for this package only.
     """
 
     writer: Writer
@@ -41,6 +41,7 @@ class Mortal:
     def __init__(self, sock: socket.socket) -> None:
         self.death: Death | None = None
         self.reset_reason: str | None = None
+        self.secrets: tuple[str, ...] = ()
         self.lanes: dict[str | None, Lane] = {}
         # Guards who reads, who writes, the lanes and their parking locks, the outbox, death. Never held over I/O.
         self._state = threading.Lock()

@@ -108,6 +108,7 @@ class WebSocketTransport(Transport):
         exchange: Exchange | None = None
         try:
             held = cast("Connection | None", lease.connection)
+            call.secrets.extend(held.secrets if held is not None else ())  # it may have been opened with other ones
             exchange = Exchange(call, self._config, held, lease.reset, partial(self._cancelled, lease))
             exchange.run_on(held if held is not None else self._open(call, lease, credential))
             proven = lease.reused
@@ -180,6 +181,7 @@ class WebSocketTransport(Transport):
             raise
         call.evidence.connect_ms = opened.connect_ms
         connection = Connection(opened.sock, opened.leftover, self._config.keepalive)
+        connection.secrets = tuple(call.secrets)
         self._pool.opened(lease, connection)
         self._keepalive.ensure()
         return connection

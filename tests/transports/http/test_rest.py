@@ -288,3 +288,18 @@ def test_retries_end(plain: Wire) -> None:
     ):
         provider.models()
     assert len(peer.requests) == 3
+
+
+def test_a_list_that_never_ends_is_an_invalid_response(plain: Wire) -> None:
+    """A server that gives the same page again and again, whatever it is asked for, keeps nobody."""
+
+    def script(conn: Conn) -> None:
+        while True:
+            conn.read_request()
+            conn.respond(200, json.dumps({"data": [{"id": "a"}, {"id": "b"}], "has_more": True}))
+
+    with plain.peer(script) as peer, plain.provider(peer.base_url) as provider:
+        for ask in (provider.models, lambda: provider.input_items("resp_1")):
+            with pytest.raises(InvalidResponse, match="the same page"):
+                ask()
+        assert len(peer.requests) == 4
