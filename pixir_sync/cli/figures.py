@@ -39,7 +39,7 @@ class Figures:
         first_event_ms: for each series the times to the first event.
         sums: bytes and attempts. tokens: summed up over the turns whose server told.
         ends: how the turns ended that are no failures. errors, replays, fallbacks, resets, models: how many turns, by name;
-            ``replays`` counts attempts.
+            ``replays`` counts attempts, ``resets`` the turns that sent everything.
     """
 
     skipped: int = 0
@@ -88,7 +88,9 @@ class Figures:
             self.ends[kind or _text(row, "finish_reason") or "unknown"] += 1
         else:
             self.errors[kind] += 1
-        counters = {"fallback_reason": self.fallbacks, "continuation_reset_reason": self.resets, "model": self.models}
+        counters = {"fallback_reason": self.fallbacks, "model": self.models}
+        if row.get("continuation") == "full":
+            counters["continuation_reset_reason"] = self.resets
         for name, counter in counters.items():
             if (value := _text(row, name)) is not None:
                 counter[value] += 1

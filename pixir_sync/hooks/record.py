@@ -36,7 +36,8 @@ class TurnRecord:
         server_address, server_port: the host (no path, no query) and port of the endpoint behind the transport that was last
             used, whatever proxy is between; None with a `Transport` of your own.
         transport_preference, active_transport: what was asked for, and what the turn ran over; None where it never began to.
-        continuation: ``"delta"`` where only what was new was sent, ``"full"`` where all was, None where nothing was tried.
+        continuation: ``"delta"`` where only what was new was sent, ``"full"`` where all was, None where nothing was, as without a
+            connection.
         continuation_attempted, continuation_reset_reason, used_previous_response_id: the same in more detail, and why not.
         websocket_captured_response_id, websocket_stored_previous_response_id: the chain on the connection.
         websocket_key: a digest of endpoint, credential, headers, scope and session: equal for the turns of one conversation
@@ -142,6 +143,14 @@ def _words(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in list(headers.items())[:_WORDS_LIMIT] if _word(name) and _word(value)}
 
 
+def _continuation(ended: Result | PixirError, evidence: Evidence) -> str | None:
+    """What the last attempt sent. A `Transport` of somebody's own may count no bytes: an answer is proof, too."""
+    answered = isinstance(ended, Result) or ended.output_seen
+    if evidence.active_transport is None or not (evidence.bytes_sent or answered):
+        return None
+    return "delta" if evidence.used_previous_response_id else "full"
+
+
 _COPIED = {f.name for f in fields(TurnRecord)} & {f.name for f in fields(Evidence)}
 _NAMED_BY_THE_SERVER = ("websocket_captured_response_id", "websocket_stored_previous_response_id")
 
@@ -160,8 +169,7 @@ def record_of(ended: Result | PixirError, evidence: Evidence, **known: Any) -> T
         facts |= {"response_id": _word(result.response_id), "response_model": _word(result.model)}
     if isinstance(ended, Result):
         facts |= {"finish_reason": ended.finish_reason, "output_seen": bool(ended.output_items)}
-    used: str | None = ("delta" if evidence.used_previous_response_id else "full") if evidence.active_transport else None
     return TurnRecord(**{
-        **facts, **known, "continuation": used, "model": _word(known.get("model")), "rate_limits": _words(evidence.rate_limits),
+        **facts, **known, "continuation": _continuation(ended, evidence), "model": _word(known.get("model")), "rate_limits": _words(evidence.rate_limits),
         "request_id": _word(evidence.request_id),
     })  # fmt: skip

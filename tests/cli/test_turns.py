@@ -254,6 +254,14 @@ def test_the_steps_of_time_hold_every_turn(span: float) -> None:
     assert [step.at for step in steps] == [steps[0].at + length * at for at in range(len(steps))]
 
 
+def test_only_what_was_sent_in_full_has_a_reason_for_it() -> None:
+    """Not a turn that was about to send everything, and never connected."""
+    rows = [{"started_at": 1.0, "active_transport": "websocket", "continuation": how, "continuation_reset_reason": "lost"}
+            for how in ("full", None, "delta")]  # fmt: skip
+    found = read(json.dumps(row).encode() for row in rows)
+    assert found.resets == {"lost": 1} and found.started["websocket", "nothing sent"] == [1.0]
+
+
 def test_no_figure_is_lost_between_two_files() -> None:
     """Figures begin empty: nothing is shared by two of them."""
     first = Figures()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pixir_sync import Provider, TurnRecord, user
+from pixir_sync import PixirError, Provider, TurnRecord, user
 from pixir_sync.local import HttpError, LocalServer, faults
 from pixir_sync.protocol.result import Evidence
 from tests.support.both import Peer, TransportName
@@ -32,6 +32,18 @@ def test_retries_are_in_the_record(transport: TransportName) -> None:
     assert record.active_transport == transport and record.fallback_reason is None
     assert before <= record.started_at <= time.time() and record.total_ms is not None and 40 <= record.total_ms < 60_000
     assert record.bytes_sent_total == stats["bytes_sent"] > 2 * record.bytes_sent > 0
+
+
+def test_a_turn_that_never_connected_sent_nothing(transport: TransportName) -> None:
+    """Neither all nor what was new, whatever it was about to send."""
+    told: list[TurnRecord] = []
+    with LocalServer() as server:
+        provider = provider_for(server, transport=transport, hooks=told.append, retry=0)
+    with provider, pytest.raises(PixirError):
+        provider.complete("Hi")
+    [record] = told
+    assert (record.error_kind, record.active_transport) == ("connect_failed", transport)
+    assert (record.continuation, record.bytes_sent_total) == (None, 0)
 
 
 def test_a_fallback_is_in_the_record() -> None:
