@@ -11,13 +11,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Protocol
 
 from pixir_sync.protocol.errors import PixirError
 from pixir_sync.protocol.result import Evidence, Result
 
-__all__ = ["Hook", "TurnRecord", "record_of"]
+__all__ = ["Hook", "TurnRecord", "copied", "record_of"]
 
 _WORD_LIMIT, _WORDS_LIMIT = 200, 40
 _ITEM_TYPE = re.compile(r"[a-z][a-z0-9_]{0,40}")
@@ -108,6 +108,13 @@ class TurnRecord:
         return asdict(self)
 
 
+def copied(record: TurnRecord) -> TurnRecord:
+    """An equal record with dicts of its own."""
+    usage = None if record.usage is None else dict(record.usage)
+    own = {"replays": dict(record.replays), "output_items": dict(record.output_items), "rate_limits": dict(record.rate_limits)}
+    return replace(record, usage=usage, **own)  # type: ignore[arg-type]
+
+
 class Hook(Protocol):
     """A callable that gets one `TurnRecord` for each turn that has ended, once. Give it to ``Provider(hooks=...)``.
 
@@ -120,7 +127,7 @@ class Hook(Protocol):
     that thread. A child process tells nothing of the streams that it inherited: they are its parent's.
 
     A class that wants to know where a turn was asked for may have a method ``begin_turn()``: it is called by ``stream()``, on
-    that thread, and gives the callable that gets this turn's record.
+    that thread, and gives the callable that gets this turn's record. Of several hooks each gets a record of its own.
     """
 
     def __call__(self, record: TurnRecord, /) -> object: ...
