@@ -3,7 +3,7 @@
 Rules kept here:
 
 * A record has facts only: no prompt, no answer, no tool's name or arguments, no message of an error, no credential.
-* What a server named freely (ids, models, headers, types of items) is kept where it is a short printable word, else left out.
+* What a server named freely (ids, models, headers, types of items) is kept where it is one short word of ASCII, else left out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pixir_sync.protocol.result import Evidence, Result
 
 __all__ = ["Hook", "TurnRecord", "copied", "record_of"]
 
-_WORD_LIMIT, _WORDS_LIMIT = 200, 40
+_WORD, _WORDS_LIMIT = re.compile(r"[!-~]{1,200}"), 40
 _ITEM_TYPE = re.compile(r"[a-z][a-z0-9_]{0,40}")
 
 
@@ -32,7 +32,8 @@ class TurnRecord:
     Attributes:
         started_at: when the first ``next()`` came, in seconds since the epoch.
         total_ms: from there to the end, over all attempts, in milliseconds.
-        model: what was asked for; None where the call ended before its request was read.
+        model: what was asked for; None where the call ended before its request was read. It, and what a server named (ids, models,
+            headers), is kept where it is one word of at most 200 characters of ASCII.
         server_address, server_port: the host (no path, no query) and port of the endpoint behind the transport that was last
             used, whatever proxy is between; None with a `Transport` of your own.
         transport_preference, active_transport: what was asked for, and what the turn ran over; None where it never began to.
@@ -134,7 +135,7 @@ class Hook(Protocol):
 
 
 def _word(value: Any) -> str | None:
-    return value if isinstance(value, str) and 0 < len(value) <= _WORD_LIMIT and value.isprintable() else None
+    return value if isinstance(value, str) and _WORD.fullmatch(value) else None
 
 
 def _counted(items: list[dict[str, Any]]) -> dict[str, int]:
