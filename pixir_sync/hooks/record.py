@@ -32,8 +32,8 @@ class TurnRecord:
     Attributes:
         started_at: when the first ``next()`` came, in seconds since the epoch.
         total_ms: from there to the end, over all attempts, in milliseconds.
-        model: what was asked for; None where the call ended before its request was read. It, and what a server named (ids, models,
-            headers), is kept where it is one word of at most 200 characters of ASCII.
+        model: what was asked for; None where the call ended before its request was read. It, and what a server named (ids,
+            models, headers), is kept where it is one word of at most 200 characters of ASCII.
         server_address, server_port: the host (no path, no query) and port of the endpoint behind the transport that was last
             used, whatever proxy is between; None with a `Transport` of your own.
         transport_preference, active_transport: what was asked for, and what the turn ran over; None where it never began to.
@@ -178,6 +178,6 @@ def record_of(ended: Result | PixirError, evidence: Evidence, **known: Any) -> T
     if isinstance(ended, Result):
         facts |= {"finish_reason": ended.finish_reason, "output_seen": bool(ended.output_items)}
     return TurnRecord(**{
-        **facts, **known, "continuation": _continuation(ended, evidence), "model": _word(known.get("model")), "rate_limits": _words(evidence.rate_limits),
-        "request_id": _word(evidence.request_id),
+        **facts, **known, "continuation": _continuation(ended, evidence), "model": _word(known.get("model")),
+        "rate_limits": _words(evidence.rate_limits), "request_id": _word(evidence.request_id),
     })  # fmt: skip
