@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pixir_sync.protocol.codec import CodecError, loads
 
-__all__ = ["CANCELLED", "Figures", "Step", "edges", "percentile", "read", "timeline"]
+__all__ = ["CANCELLED", "OTHERS", "Figures", "Step", "edges", "folded", "percentile", "ranked", "read", "timeline"]
 
 CANCELLED = "cancelled"
 """The error kind of a turn that its caller cancelled or left: it is no failure."""
 
+OTHERS = ("others", "")
+"""The series of those that are too few to be shown by themselves; no record makes it."""
+
+_SHOWN = 50  # series, and names of one kind
 _SUMS = ("bytes_sent_total", "input_bytes_held", "attempts")
 _TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
 _WORD = 100  # characters of a name that are shown
@@ -114,6 +118,26 @@ def read(lines: Iterable[bytes]) -> Figures:
         else:
             found.skipped += 1
     return found
+
+
+def folded(figures: Figures) -> Figures:
+    """The same turns, and only the largest series by themselves: the rest are one, `OTHERS`."""
+    by_size = sorted(figures.started, key=lambda series: (-len(figures.started[series]), series))
+    if len(by_size) <= _SHOWN:
+        return figures
+    kept = set(by_size[:_SHOWN])
+    made = replace(figures, started={}, first_event_ms={})
+    for of, into in ((figures.started, made.started), (figures.first_event_ms, made.first_event_ms)):
+        for series, values in of.items():
+            into.setdefault(series if series in kept else OTHERS, []).extend(values)
+    return made
+
+
+def ranked(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """The names by how often they came, the most frequent first; the last row is for all that are too few to be shown."""
+    rows = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+    shown, rest = rows[:_SHOWN], rows[_SHOWN:]
+    return [*shown, (f"{len(rest):,} others", sum(count for _, count in rest))] if rest else shown
 
 
 def percentile(values: Sequence[float], share: float) -> float:

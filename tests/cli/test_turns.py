@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -260,6 +262,47 @@ def test_only_what_was_sent_in_full_has_a_reason_for_it() -> None:
             for how in ("full", None, "delta")]  # fmt: skip
     found = read(json.dumps(row).encode() for row in rows)
     assert found.resets == {"lost": 1} and found.started["websocket", "nothing sent"] == [1.0]
+
+
+def test_what_is_rare_is_folded() -> None:
+    """Of many series and many names the largest are shown, the rest as one: the page stays small, and no turn is left out."""
+    rows: list[dict[str, Any]] = [
+        {"started_at": 1e9 + n, "active_transport": f"t{n}", "continuation": "delta", "model": f"m{n}", "first_event_ms": n + 1}
+        for n in range(20_000)
+    ]
+    rows += [{**row, "finish_reason": "stop"} for row in rows[:10]]
+    began = time.process_time()
+    text = page(read(json.dumps(row).encode() for row in rows), "turns")
+    assert time.process_time() - began < 10 and len(text) < 300_000
+    found = Page(text)
+    assert found.cards["turns"] == found.cards["only what was new"] == "20,010"
+    for heading in ("Turns over time", "First event", "Models"):
+        table = found.rows(heading)
+        others = {name: cells[0] for name, cells in table.items() if "others" in name}
+        assert others == {"19,950 others" if heading == "Models" else "others": "19,950"} and len(table) == 52
+        assert table["m3" if heading == "Models" else "t3, delta"][0] == "2"
+
+
+@pytest.mark.parametrize(
+    ("first", "span", "labels"),
+    [
+        ("2026-11-21 12:00:00", 5, ["12:00:00", "12:00:01"]),
+        ("2026-11-21 12:00:00", 1_000, ["12:00", "12:01"]),
+        ("2026-11-21 23:59:50", 15, ["11-21 23:59:50", "11-22 00:00:00"]),
+        ("2026-11-21 23:00:00", 7_000, ["11-21 23:00", "11-22 00:00"]),
+        ("2026-11-21 00:00:00", 86_400 * 5, ["11-21 00:00", "11-22 06:00"]),
+        ("2025-12-31 12:00:00", 86_400, ["2025-12-31 12:00", "2026-01-01 00:00"]),
+        ("2026-11-01 00:00:00", 86_400 * 20, ["11-01", "11-20"]),
+        ("2025-12-01 00:00:00", 86_400 * 39, ["2025-12-01", "2026-01-04"]),
+    ],
+)
+def test_the_time_axis_tells_its_steps_apart(first: str, span: int, labels: list[str]) -> None:
+    """With the day where there are several, and the year; below the columns, and in what is shown of each."""
+    began = datetime.fromisoformat(first).replace(tzinfo=UTC).timestamp()
+    text = page(read(json.dumps({"started_at": began + at}).encode() for at in range(0, span + 1, max(1, span // 80))), "turns")
+    shown = re.findall(r"<title>(.*?), none, nothing sent: ", text)
+    assert shown[0] == labels[0] and labels[1] in shown and len(set(shown)) == len(shown)
+    assert f">{labels[0]}</text>" in text
 
 
 def test_no_figure_is_lost_between_two_files() -> None:
