@@ -16,7 +16,10 @@ from html import escape
 from pixir_sync.cli.charts import Series, bar, columns, legend
 from pixir_sync.cli.figures import CANCELLED, OTHERS, Figures, edges, folded, percentile, ranked, timeline
 
-__all__ = ["page", "size"]
+__all__ = ["MARK", "page", "size"]
+
+MARK = '<meta name="generator" content="pixir-sync report">'
+"""Stands near the beginning of every page, which a new one may take the place of."""
 
 _NAMES = {"websocket": "WebSocket", "http_sse": "HTTP"}
 _ORDER = [("websocket", "delta"), ("websocket", "full"), ("http_sse", "full")]
@@ -56,6 +59,7 @@ def page(figures: Figures, name: str) -> str:
     ]  # fmt: skip
     head = (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"{MARK}"
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<title>Turns in {escape(name)}</title><style>{_STYLE}</style></head><body>"
     )

@@ -224,6 +224,29 @@ def test_other_bad_places_are_one_line_too(tmp_path: Path, here: Command) -> Non
     assert refused.status == 2 and "report calls nobody" in refused.err
 
 
+def test_only_a_report_gives_way_to_a_report(tmp_path: Path, here: Command) -> None:
+    """Another page that has the name is not written over, unless it is named."""
+    path, other = tmp_path / "notes.jsonl", tmp_path / "notes.html"
+    path.write_text('{"started_at": 1795000000}\n')
+    other.write_text("<h1>Notes</h1>")
+    assert here("report", str(path)).failed_with(f"{other} exists, and is no report: say with -o")
+    assert other.read_text() == "<h1>Notes</h1>"
+    assert here("report", str(path), "-o", str(other)).status == 0
+    path.write_text('{"started_at": 1795000000}\n' * 3)
+    assert here("report", str(path)).out == f"{other}: 3 turns, 0 lines skipped\n"
+    assert Page(other.read_text(encoding="utf-8")).cards["turns"] == "3"
+
+
+def test_the_turns_may_come_through_a_pipe(tmp_path: Path, command: Command) -> None:
+    """Then the page goes to standard output, or where it is said to."""
+    turn = '{"started_at": 1795000000}\n'
+    done, out = command("report", "-", stdin=turn), tmp_path / "out.html"
+    assert (done.status, done.err) == (0, "") and "Turns in standard input" in Page(done.out).words
+    assert command("report", "-", "-o", str(out), stdin=turn).out == f"{out}: 1 turn, 0 lines skipped\n"
+    assert out.read_text(encoding="utf-8") == done.out
+    assert command("report", "-", stdin="").failed_with("standard input: no turn is in it")
+
+
 def test_the_real_command_draws_it(tmp_path: Path, command: Command) -> None:
     """In a process of its own."""
     path = tmp_path / "turns.jsonl"
