@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import click
@@ -21,7 +22,7 @@ _STDIN = "standard input"
 @click.command()
 @click.argument("file", metavar="FILE")
 @click.option("-o", "--output", metavar="OUT.html",
-              help="Where the page goes; - is standard output. Default: FILE, with .html, where that is no other page.")  # fmt: skip
+              help="Where the page goes; - is standard output. Default: FILE, with .html, if no other page is there.")  # fmt: skip
 @click.pass_obj
 def report(settings: Settings, file: str, output: str | None) -> None:
     """Draw a page about the turns in FILE, which the hook JsonLines writes.
@@ -66,11 +67,15 @@ def _is_report(target: Path) -> bool:
         raise CommandError(f"{target}: {error.strerror}") from None
 
 
+def _opened(source: Path | None) -> AbstractContextManager[Iterable[bytes]]:
+    return nullcontext(click.get_binary_stream("stdin")) if source is None else source.open("rb")
+
+
 def _figures(source: Path | None) -> Figures:
     """Raises `CommandError` for a file that cannot be read, or in which no turn is."""
     name = source or _STDIN
     try:
-        with nullcontext(click.get_binary_stream("stdin")) if source is None else source.open("rb") as lines:
+        with _opened(source) as lines:
             figures = read(lines)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise CommandError(f"{name}: {error.strerror if isinstance(error, OSError) else 'no name of a file'}") from None
