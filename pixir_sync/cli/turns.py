@@ -22,7 +22,7 @@ _STDIN = "standard input"
 @click.command()
 @click.argument("file", metavar="FILE")
 @click.option("-o", "--output", metavar="OUT.html",
-              help="Where the page goes; - is standard output. Default: FILE, with .html, if no other page is there.")  # fmt: skip
+              help="Where the page goes; - is standard output. Default: FILE, with .html, if no other page has it.")  # fmt: skip
 @click.pass_obj
 def report(settings: Settings, file: str, output: str | None) -> None:
     """Draw a page about the turns in FILE, which the hook JsonLines writes.
