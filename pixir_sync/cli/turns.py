@@ -68,7 +68,9 @@ def _is_report(target: Path) -> bool:
 
 
 def _opened(source: Path | None) -> AbstractContextManager[Iterable[bytes]]:
-    return nullcontext(click.get_binary_stream("stdin")) if source is None else source.open("rb")
+    if source is None:
+        return nullcontext(click.get_binary_stream("stdin"))
+    return source.open("rb")
 
 
 def _figures(source: Path | None) -> Figures:
