@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -69,7 +70,7 @@ def _is_report(target: Path) -> bool:
 
 def _opened(source: Path | None) -> AbstractContextManager[Iterable[bytes]]:
     if source is None:
-        return nullcontext(click.get_binary_stream("stdin"))
+        return nullcontext(sys.stdin.buffer)
     return source.open("rb")
 
 
