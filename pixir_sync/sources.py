@@ -229,6 +229,8 @@ def _check(config: ProviderConfig, places: Mapping[str, str]) -> None:
     rate = places.get("requests_per_minute", "requests_per_minute")
     non_negative(rate, config.requests_per_minute, whole=True, optional=True, positive=True)
     hooks = config.hooks if isinstance(config.hooks, (list, tuple)) else (config.hooks,)
+    if made := next((hook for hook in hooks if isinstance(hook, type)), None):
+        raise InvalidRequest(f"hooks must be callables, not a class: give {made.__name__}(...)")
     if not all(map(callable, hooks)):
         raise InvalidRequest("hooks must be a callable or a list of callables")
     check_credential(config.api_key, config.credential, (config.url, "http" + config.websocket_address.removeprefix("ws")))

@@ -116,6 +116,7 @@ def test_the_name_and_password_of_a_proxy(serving: Callable[..., LocalServer], t
                 provider.complete("Hi")
     tunnelled = secure or transport == "websocket"
     assert isinstance(caught.value, ConnectFailed) == tunnelled  # over plain HTTP the proxy answers in the server's place
+    assert not tunnelled or caught.value.details == {"proxy_status": 407}
     assert "wrong" not in repr(caught.value) + str(caught.value) and len(server.requests) == 1
 
 

@@ -14,6 +14,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 it went well, 1 it failed, 2 it was called wrongly, 130 it was interrupted.
     """
     try:
+        return _run(arguments)
+    except KeyboardInterrupt:  # also during the imports, which are most of a short command
+        return 130
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
         import click  # noqa: F401
         import rich  # noqa: F401
     except ImportError as error:

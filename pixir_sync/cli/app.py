@@ -49,6 +49,7 @@ for _command in (ask, chat, demo, doctor, models, report, serve):
 
 def run(arguments: Sequence[str] | None) -> int:
     """Run a command line, and give its exit status."""
+    _replace_closed()
     # What the encoding cannot say is written as an escape: an answer must not end in an error. What cannot be read is one.
     for stream, errors in ((sys.stdin, "strict"), (sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):
@@ -62,6 +63,13 @@ def run(arguments: Sequence[str] | None) -> int:
         return FAILED
     except SystemExit as left:  # click and rich leave this way when the reader has gone
         return left.code if isinstance(left.code, int) else FAILED
+
+
+def _replace_closed() -> None:
+    """A stream that the caller closed (``>&-``) takes everything and says nothing. Its number is not left to a socket."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
 
 
 def _dispatch(arguments: Sequence[str] | None) -> int:

@@ -65,10 +65,11 @@ def _grid(top: int, height: float) -> list[str]:
 
 def _below(labels: Sequence[str], width: float) -> list[str]:
     """As many labels as have room."""
-    longest = max(map(len, labels), default=1) * 6 + 8
-    every = max(1, -int(-longest // width)) if labels else 1
-    return [f'<text x="{_LEFT + (at + 0.5) * width:.1f}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(labels[at])}</text>'
-            for at in range(0, len(labels), every) if _LEFT + (at + 0.5) * width < _WIDTH - longest / 3]  # fmt: skip
+    half = max(map(len, labels), default=1) * 3
+    every = max(1, -int(-(2 * half + 8) // width)) if labels else 1
+    places = ((at, max(half, _LEFT + (at + 0.5) * width)) for at in range(0, len(labels), every))
+    return [f'<text x="{x:.1f}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(labels[at])}</text>'
+            for at, x in places if x <= _WIDTH - half]  # fmt: skip
 
 
 def _short(value: int) -> str:

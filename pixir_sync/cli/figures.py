@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pixir_sync.protocol.codec import CodecError, loads
 
-__all__ = ["CANCELLED", "Figures", "Step", "edges", "percentile", "read", "timeline"]
+__all__ = ["CANCELLED", "OTHERS", "Figures", "Step", "edges", "folded", "percentile", "ranked", "read", "timeline"]
 
 CANCELLED = "cancelled"
 """The error kind of a turn that its caller cancelled or left: it is no failure."""
 
+OTHERS = ("others", "")
+"""The series of those that are too few to be shown by themselves; no record makes it."""
+
+_SHOWN = 50  # series, and names of one kind
 _SUMS = ("bytes_sent_total", "input_bytes_held", "attempts")
 _TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
 _WORD = 100  # characters of a name that are shown
@@ -39,7 +43,7 @@ class Figures:
         first_event_ms: for each series the times to the first event.
         sums: bytes and attempts. tokens: summed up over the turns whose server told.
         ends: how the turns ended that are no failures. errors, replays, fallbacks, resets, models: how many turns, by name;
-            ``replays`` counts attempts.
+            ``replays`` counts attempts, ``resets`` the turns that sent everything.
     """
 
     skipped: int = 0
@@ -88,7 +92,9 @@ class Figures:
             self.ends[kind or _text(row, "finish_reason") or "unknown"] += 1
         else:
             self.errors[kind] += 1
-        counters = {"fallback_reason": self.fallbacks, "continuation_reset_reason": self.resets, "model": self.models}
+        counters = {"fallback_reason": self.fallbacks, "model": self.models}
+        if row.get("continuation") == "full":
+            counters["continuation_reset_reason"] = self.resets
         for name, counter in counters.items():
             if (value := _text(row, name)) is not None:
                 counter[value] += 1
@@ -112,6 +118,26 @@ def read(lines: Iterable[bytes]) -> Figures:
         else:
             found.skipped += 1
     return found
+
+
+def folded(figures: Figures) -> Figures:
+    """The same turns, and only the largest series by themselves: the rest are one, `OTHERS`."""
+    by_size = sorted(figures.started, key=lambda series: (-len(figures.started[series]), series))
+    if len(by_size) <= _SHOWN:
+        return figures
+    kept = set(by_size[:_SHOWN])
+    made = replace(figures, started={}, first_event_ms={})
+    for of, into in ((figures.started, made.started), (figures.first_event_ms, made.first_event_ms)):
+        for series, values in of.items():
+            into.setdefault(series if series in kept else OTHERS, []).extend(values)
+    return made
+
+
+def ranked(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """The names by how often they came, the most frequent first; the last row is for all that are too few to be shown."""
+    rows = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+    shown, rest = rows[:_SHOWN], rows[_SHOWN:]
+    return [*shown, (f"{len(rest):,} others", sum(count for _, count in rest))] if rest else shown
 
 
 def percentile(values: Sequence[float], share: float) -> float:

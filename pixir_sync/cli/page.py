@@ -14,9 +14,12 @@ from datetime import UTC, datetime
 from html import escape
 
 from pixir_sync.cli.charts import Series, bar, columns, legend
-from pixir_sync.cli.figures import CANCELLED, Figures, edges, percentile, timeline
+from pixir_sync.cli.figures import CANCELLED, OTHERS, Figures, edges, folded, percentile, ranked, timeline
 
-__all__ = ["page", "size"]
+__all__ = ["MARK", "page", "size"]
+
+MARK = '<meta name="generator" content="pixir-sync report">'
+"""Stands near the beginning of every page, which a new one may take the place of."""
 
 _NAMES = {"websocket": "WebSocket", "http_sse": "HTTP"}
 _ORDER = [("websocket", "delta"), ("websocket", "full"), ("http_sse", "full")]
@@ -45,9 +48,10 @@ border-radius:.15rem;margin-right:.35rem}
 
 def page(figures: Figures, name: str) -> str:
     """The page of these figures, of at least one turn; ``name`` is the file's."""
+    by_series = folded(figures)
     parts = [
-        f"<h1>Turns in {escape(name)}</h1>", _period(figures), _cards(figures), _over_time(figures), _bytes(figures),
-        _times(figures), _counted("Why everything was sent", "reason", figures.resets, "No turn began a chain anew."),
+        f"<h1>Turns in {escape(name)}</h1>", _period(figures), _cards(figures), _over_time(by_series), _bytes(figures),
+        _times(by_series), _counted("Why everything was sent", "reason", figures.resets, "No turn began a chain anew."),
         _counted("Errors", "kind", figures.errors, "No turn failed."),
         _counted("Fallbacks to HTTP", "reason", figures.fallbacks, "There was none."),
         _counted("Sent again", "reason", figures.replays, "Nothing was sent twice."),
@@ -55,6 +59,7 @@ def page(figures: Figures, name: str) -> str:
     ]  # fmt: skip
     head = (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"{MARK}"
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<title>Turns in {escape(name)}</title><style>{_STYLE}</style></head><body>"
     )
@@ -79,11 +84,11 @@ def _when(seconds: float, form: str = "%Y-%m-%d %H:%M:%S") -> str:
 
 
 def _name(series: tuple[str, str]) -> str:
-    return f"{_NAMES.get(series[0], series[0])}, {series[1]}"
+    return OTHERS[0] if series == OTHERS else f"{_NAMES.get(series[0], series[0])}, {series[1]}"
 
 
 def _sorted(found: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    return sorted(found, key=lambda one: (_ORDER.index(one) if one in _ORDER else len(_ORDER), one))
+    return sorted(found, key=lambda one: (_ORDER.index(one) if one in _ORDER else len(_ORDER), one == OTHERS, one))
 
 
 def _colour(at: int) -> int:
@@ -117,15 +122,25 @@ def _cards(figures: Figures) -> str:
 
 def _over_time(figures: Figures) -> str:
     length, steps = timeline(figures)
-    form = "%H:%M:%S" if length < 60 else "%H:%M" if length < 86_400 else "%m-%d"
+    turns, form = figures.turns, _form(length, steps[0].at, steps[-1].at)
     names = _sorted(figures.started)
     series = [Series(_name(one), _colour(at), [step.counts[one] for step in steps]) for at, one in enumerate(names)]
     chart = columns("Turns over time, by transport and by what was sent", [_when(step.at, form) for step in steps], series)
-    rows = [(_name(one), f"{len(figures.started[one]):,}", f"{len(figures.started[one]) / figures.turns:.1%}") for one in names]
+    rows = [(_name(one), f"{len(figures.started[one]):,}", f"{len(figures.started[one]) / turns:.1%}") for one in names]
     return (
         f"<h2>Turns over time</h2><figure>{chart}<figcaption>turns that began in each {length:,} s, UTC</figcaption></figure>"
         f"{legend(series)}{_table(('transport, what was sent', 'turns', 'share'), rows)}"
     )
+
+
+def _form(length: int, first: int, last: int) -> str:
+    """How the steps of the time are written: what tells them apart."""
+    time = "" if length >= 86_400 else "%H:%M" if length >= 60 else "%H:%M:%S"
+    if _when(first, "%Y") != _when(last, "%Y"):
+        date = "%Y-%m-%d"
+    else:
+        date = "%m-%d" if not time or _when(first, "%j") != _when(last, "%j") else ""
+    return f"{date} {time}".strip()
 
 
 def _bytes(figures: Figures) -> str:
@@ -170,10 +185,10 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def _counted(title: str, what: str, counts: Mapping[str, int], none: str) -> str:
     if not counts:
         return f"<h2>{title}</h2><p>{none}</p>"
-    most = max(counts.values()) or 1
+    rows = ranked(counts)
+    most = max(count for _, count in rows) or 1
     body = "".join(
-        f'<tr><td>{escape(name)}</td><td>{count:,}</td><td class="wide">{bar(count / most)}</td></tr>'
-        for name, count in sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+        f'<tr><td>{escape(name)}</td><td>{count:,}</td><td class="wide">{bar(count / most)}</td></tr>' for name, count in rows
     )
     head = f'<thead><tr><th scope="col">{what}</th><th scope="col">count</th><td></td></tr></thead>'
     return f'<h2>{title}</h2><div class="scroll"><table>{head}<tbody>{body}</tbody></table></div>'

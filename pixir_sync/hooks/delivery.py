@@ -7,6 +7,7 @@ Rules kept here:
   that holds a lock, ours or anybody's: there its record is put on a deque, which takes no lock and runs nobody's code.
 * From outside of a call (``stats``, ``close``) those are told only where nothing of this library is interrupted: a signal handler
   may close, and so may a hook.
+* Of several hooks each gets a record of its own, whose dicts it may change.
 * What a hook raises is counted, and its type logged once for each hook: the message may quote anything.
 """
 
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
 
-from pixir_sync.hooks.record import Hook, TurnRecord, record_of
+from pixir_sync.hooks.record import Hook, TurnRecord, copied, record_of
 from pixir_sync.protocol.errors import PixirError
 from pixir_sync.protocol.result import Evidence, Result
 
@@ -42,9 +43,11 @@ class Hooks:
         self._note = note
         self._left: deque[tuple[int, Hook, TurnRecord]] = deque()
         self._logged: set[tuple[int, str]] = set()
+        self._forks = 0  # between us and the process that made this
 
     def after_fork(self) -> None:
         """In a child process: what waits to be told is the parent's to tell."""
+        self._forks += 1
         self._left.clear()
 
     def diary(self) -> Diary:
@@ -52,11 +55,17 @@ class Hooks:
         return Diary(self, deque((number, self._begun(number)) for number in range(len(self._hooks))))
 
     def tell(self, waiting: _Waiting, record: TurnRecord) -> None:
-        """Tell those that wait, then of the turns that were left early. What is no `Exception` is raised; the rest waits."""
+        """Tell those that wait, then of the turns that were left early. What is no `Exception` is raised; the rest waits.
+
+        Where one of them forks, and comes back in both processes, the rest is the parent's.
+        """
+        forks = self._forks
         try:
-            while waiting:
+            while waiting and self._forks == forks:
                 self._call(*waiting.popleft(), record)
         finally:
+            if self._forks != forks:
+                waiting.clear()
             self.leave(waiting, record)
         self.deliver()
 
@@ -89,6 +98,8 @@ class Hooks:
             return hook
         try:
             begun: Hook = hook.begin_turn()  # type: ignore[attr-defined]
+            if not callable(begun):
+                raise TypeError("begin_turn gave nothing that can be called")
             return begun
         except Exception as error:
             self._failed(number, error)
@@ -96,7 +107,7 @@ class Hooks:
 
     def _call(self, number: int, hook: Hook, record: TurnRecord) -> None:
         try:
-            hook(record)
+            hook(record if len(self._hooks) == 1 else copied(record))
         except Exception as error:
             self._failed(number, error)
 

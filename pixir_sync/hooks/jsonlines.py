@@ -3,12 +3,13 @@
 Rules kept here:
 
 * A line is one write to a file that was opened for appending: the lines of threads and of processes do not mix.
-* A line that an earlier process could not finish is ended first, so that it spoils no other.
+* A line that could not be finished, by an earlier process or on a full disk, is ended first, so that it spoils no other.
 * The lock is for the end: no write goes to a number that another file has got meanwhile.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import threading
@@ -37,11 +38,18 @@ def _torn(number: int, path: str) -> bool:
         return file.read(1) != b"\n"
 
 
+def _takes_bytes(file: _File) -> bool:
+    """Whether bytes are to be written to it; else text, as to anything of which nothing is known."""
+    if isinstance(file, (io.RawIOBase, io.BufferedIOBase)):
+        return True
+    return "b" in str(getattr(file, "mode", "")) and not hasattr(file, "encoding")
+
+
 class JsonLines:
     """A hook that appends one line of JSON for each turn: the fields of `TurnRecord`. Threads and processes may share a file.
 
     A path is opened here and closed by `close`, or by ``with``; it goes over forks, and pickles. A file object is the caller's:
-    written to (bytes where its mode says so, else text), flushed after each line, and never closed.
+    written to (bytes where it is binary, else text), flushed after each line, and never closed.
 
     Raises:
         InvalidRequest: for what is neither a path nor has ``write`` and ``flush``. OSError: where the path cannot be opened.
@@ -51,13 +59,15 @@ class JsonLines:
         self._path: str | None = None
         self._file: _File | None = None
         self._number: int | None = None
+        self._binary = True
+        self._short = False  # whether the last line of ours was not finished
         if isinstance(path_or_file, (str, os.PathLike)):
             self._path = os.path.abspath(path_or_file)
             self._number = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
             if _torn(self._number, self._path):
                 os.write(self._number, b"\n")
         elif callable(getattr(path_or_file, "write", None)) and callable(getattr(path_or_file, "flush", None)):
-            self._file = path_or_file
+            self._file, self._binary = path_or_file, _takes_bytes(path_or_file)
         else:
             raise InvalidRequest(f"path_or_file must be a path or a file, not {type(path_or_file).__name__}")
         self.after_fork()
@@ -73,14 +83,19 @@ class JsonLines:
         line = dumps(record.to_dict()) + b"\n"
         with self._lock:
             if self._number is not None:
-                while line:
-                    line = line[os.write(self._number, line) :]  # more than one round only where the disk is full
+                self._append(self._number, line)
             elif self._file is not None:
-                binary = "b" in str(getattr(self._file, "mode", "")) or not hasattr(self._file, "encoding")
-                self._file.write(line if binary else line.decode())
+                self._file.write(line if self._binary else line.decode())
                 self._file.flush()
             else:
                 raise ValueError("the file of the hook is closed")
+
+    def _append(self, number: int, line: bytes) -> None:
+        """Write the line; behind one that was not finished, on a line of its own. For a caller that holds the lock."""
+        left = b"\n" + line if self._short else line
+        while left:  # more than one round only where the disk is full
+            left = left[os.write(number, left) :]
+            self._short = len(left) not in (0, len(line))
 
     def close(self) -> None:
         """Write no more, and close what was opened here. Idempotent."""

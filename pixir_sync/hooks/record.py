@@ -3,7 +3,7 @@
 Rules kept here:
 
 * A record has facts only: no prompt, no answer, no tool's name or arguments, no message of an error, no credential.
-* What a server named freely (ids, models, headers, types of items) is kept where it is a short printable word, else left out.
+* What a server named freely (ids, models, headers, types of items) is kept where it is one short word of ASCII, else left out.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Protocol
 
 from pixir_sync.protocol.errors import PixirError
 from pixir_sync.protocol.result import Evidence, Result
 
-__all__ = ["Hook", "TurnRecord", "record_of"]
+__all__ = ["Hook", "TurnRecord", "copied", "record_of"]
 
-_WORD_LIMIT, _WORDS_LIMIT = 200, 40
+_WORD, _WORDS_LIMIT = re.compile(r"[!-~]{1,200}"), 40
 _ITEM_TYPE = re.compile(r"[a-z][a-z0-9_]{0,40}")
 
 
@@ -32,11 +32,13 @@ class TurnRecord:
     Attributes:
         started_at: when the first ``next()`` came, in seconds since the epoch.
         total_ms: from there to the end, over all attempts, in milliseconds.
-        model: what was asked for; None where the call ended before its request was read.
+        model: what was asked for; None where the call ended before its request was read. It, and what a server named (ids,
+            models, headers), is kept where it is one word of at most 200 characters of ASCII.
         server_address, server_port: the host (no path, no query) and port of the endpoint behind the transport that was last
             used, whatever proxy is between; None with a `Transport` of your own.
         transport_preference, active_transport: what was asked for, and what the turn ran over; None where it never began to.
-        continuation: ``"delta"`` where only what was new was sent, ``"full"`` where all was, None where nothing was tried.
+        continuation: ``"delta"`` where only what was new was sent, ``"full"`` where all was, None where nothing was, as without a
+            connection.
         continuation_attempted, continuation_reset_reason, used_previous_response_id: the same in more detail, and why not.
         websocket_captured_response_id, websocket_stored_previous_response_id: the chain on the connection.
         websocket_key: a digest of endpoint, credential, headers, scope and session: equal for the turns of one conversation
@@ -107,6 +109,13 @@ class TurnRecord:
         return asdict(self)
 
 
+def copied(record: TurnRecord) -> TurnRecord:
+    """An equal record with dicts of its own."""
+    usage = None if record.usage is None else dict(record.usage)
+    own = {"replays": dict(record.replays), "output_items": dict(record.output_items), "rate_limits": dict(record.rate_limits)}
+    return replace(record, usage=usage, **own)  # type: ignore[arg-type]
+
+
 class Hook(Protocol):
     """A callable that gets one `TurnRecord` for each turn that has ended, once. Give it to ``Provider(hooks=...)``.
 
@@ -119,14 +128,14 @@ class Hook(Protocol):
     that thread. A child process tells nothing of the streams that it inherited: they are its parent's.
 
     A class that wants to know where a turn was asked for may have a method ``begin_turn()``: it is called by ``stream()``, on
-    that thread, and gives the callable that gets this turn's record.
+    that thread, and gives the callable that gets this turn's record. Of several hooks each gets a record of its own.
     """
 
     def __call__(self, record: TurnRecord, /) -> object: ...
 
 
 def _word(value: Any) -> str | None:
-    return value if isinstance(value, str) and 0 < len(value) <= _WORD_LIMIT and value.isprintable() else None
+    return value if isinstance(value, str) and _WORD.fullmatch(value) else None
 
 
 def _counted(items: list[dict[str, Any]]) -> dict[str, int]:
@@ -140,6 +149,14 @@ def _counted(items: list[dict[str, Any]]) -> dict[str, int]:
 
 def _words(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in list(headers.items())[:_WORDS_LIMIT] if _word(name) and _word(value)}
+
+
+def _continuation(ended: Result | PixirError, evidence: Evidence) -> str | None:
+    """What the last attempt sent. A `Transport` of somebody's own may count no bytes: an answer is proof, too."""
+    answered = isinstance(ended, Result) or ended.output_seen
+    if evidence.active_transport is None or not (evidence.bytes_sent or answered):
+        return None
+    return "delta" if evidence.used_previous_response_id else "full"
 
 
 _COPIED = {f.name for f in fields(TurnRecord)} & {f.name for f in fields(Evidence)}
@@ -160,8 +177,7 @@ def record_of(ended: Result | PixirError, evidence: Evidence, **known: Any) -> T
         facts |= {"response_id": _word(result.response_id), "response_model": _word(result.model)}
     if isinstance(ended, Result):
         facts |= {"finish_reason": ended.finish_reason, "output_seen": bool(ended.output_items)}
-    used: str | None = ("delta" if evidence.used_previous_response_id else "full") if evidence.active_transport else None
     return TurnRecord(**{
-        **facts, **known, "continuation": used, "model": _word(known.get("model")), "rate_limits": _words(evidence.rate_limits),
-        "request_id": _word(evidence.request_id),
+        **facts, **known, "continuation": _continuation(ended, evidence), "model": _word(known.get("model")),
+        "rate_limits": _words(evidence.rate_limits), "request_id": _word(evidence.request_id),
     })  # fmt: skip

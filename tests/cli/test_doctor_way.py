@@ -33,6 +33,25 @@ def test_a_name_that_does_not_resolve(diagnose: Diagnose) -> None:
     assert report.needs("dns") == ["tcp", "proxy", "tls", *WEBSOCKET, "http"]
 
 
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [("https://api.openai.com/v1", "Check that this machine is online; "),
+     ("https://api.example/v1", "Check the host in the base URL; ")],
+)  # fmt: skip
+def test_a_machine_that_knows_no_name_of_the_outside(
+    diagnose: Diagnose, monkeypatch: pytest.MonkeyPatch, url: str, advice: str
+) -> None:
+    """As behind a company's proxy: that is named, also for a host that nobody typed."""
+
+    def look_up(*args: object, **options: object) -> list[Any]:
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    report = diagnose(url)
+    assert report.of("wrong") == ["dns"] and "could not be resolved" in report.says("dns")
+    assert report.advises("dns") == f"{advice}if its network asks for a proxy, set HTTPS_PROXY."
+
+
 @pytest.mark.parametrize("code", [socket.EAI_AGAIN, None])
 def test_a_name_server_that_fails(diagnose: Diagnose, monkeypatch: pytest.MonkeyPatch, code: int | None) -> None:
     """One that is out of reach is told from a wrong name, and one that is too slow is given up."""
@@ -226,6 +245,36 @@ def test_a_proxy_over_https(diagnose: Diagnose, trusted: None, monkeypatch: pyte
     assert both.of("limited") == ["proxy"] and both.checks["http"]["state"] == "ok" and both.needs("proxy") == list(WEBSOCKET)
     assert alone.of("wrong") == ["proxy"] and "http:// URL" in alone.advises("proxy")
     assert http.of("wrong") == http.of("limited") == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "advice"), [("refuse", "does not allow it: ask who runs it"), ("login", "wants a login")],
+)  # fmt: skip
+def test_a_proxy_over_https_in_the_way(
+    diagnose: Diagnose, trusted: None, monkeypatch: pytest.MonkeyPatch, kind: str, advice: str
+) -> None:
+    """Its tunnel is opened by the call alone: the advice is about the proxy there, too."""
+    with ConnectProxy(authority().server_context(), login="me:other" if kind == "login" else None) as proxy, serving_tls() as url:
+        proxy.refuse = kind == "refuse"
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url.replace("//", "//me:wombat@"))
+        report = diagnose(url, "--transport", "http_sse")
+    assert report.of("wrong") == ["http"] and advice in report.advises("http") and "wombat" not in report.done.out
+
+
+@pytest.mark.parametrize(("status", "advice"), [(302, "a login page comes first"), (407, "NAME:PASSWORD")])
+def test_plain_http_that_a_proxy_answers_itself(
+    diagnose: Diagnose, monkeypatch: pytest.MonkeyPatch, status: int, advice: str
+) -> None:
+    """With a login page, or because it wants a login."""
+
+    def script(conn: Conn) -> None:
+        conn.read_request()
+        conn.respond(status, "<html>wombat</html>", {"location": "https://login.example/", "content-type": "text/html"})
+
+    with ScriptedPeer(script) as peer:
+        monkeypatch.setenv("HTTP_PROXY", peer.base_url.removesuffix("/v1"))
+        report = diagnose("http://localhost:1/v1", "--transport", "http_sse")
+    assert report.of("wrong") == ["http"] and advice in report.advises("http")
 
 
 def test_plain_http_through_a_proxy_without_connect(diagnose: Diagnose, monkeypatch: pytest.MonkeyPatch) -> None:

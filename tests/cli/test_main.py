@@ -13,7 +13,7 @@ import pytest
 
 from pixir_sync.cli import main
 from tests.cli.conftest import Command
-from tests.cli.support import Done, ended, start
+from tests.cli.support import COMMAND, Done, ended, start
 
 
 def test_the_installed_command_is_this_one() -> None:
@@ -25,9 +25,9 @@ def test_the_installed_command_is_this_one() -> None:
     assert (name, getattr(importlib.import_module(module), function)) == ("pixir-sync", main)
 
 
-def without(package: str, env: dict[str, str], folder: Path) -> Done:
+def without(package: str, env: dict[str, str], folder: Path, raised: str = "ModuleNotFoundError('No', name=__name__)") -> Done:
     """The demo, run where this package cannot be imported."""
-    (folder / f"{package}.py").write_text(f"raise ModuleNotFoundError('No module named {package}', name='{package}')\n")
+    (folder / f"{package}.py").write_text(f"raise {raised}\n")
     return ended(start({**env, "PYTHONPATH": os.pathsep.join([str(folder), env["PYTHONPATH"]])}, "demo"))
 
 
@@ -36,6 +36,30 @@ def test_without_the_extra_it_says_which_one(keyless: dict[str, str], tmp_path: 
     """It imports without click and rich, and names the extra in one line."""
     done = without(missing, keyless, tmp_path)
     assert done.failed_with(f"the command line needs {missing}: pip install 'pixir-sync[cli]'")
+
+
+@pytest.mark.parametrize("imported", ["click", "rich"])
+def test_an_interrupt_during_the_imports_is_no_traceback(keyless: dict[str, str], tmp_path: Path, imported: str) -> None:
+    """They are most of what a short command does."""
+    assert without(imported, keyless, tmp_path, "KeyboardInterrupt") == Done(130, "", "")
+
+
+def test_an_interrupt_before_the_command_is_none_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While this package itself is imported, and after the command."""
+
+    def interrupted(arguments: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pixir_sync.cli.app.run", interrupted)
+    assert main([]) == 130
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_a_stream_that_is_closed_takes_everything(env: dict[str, str], closed: str) -> None:
+    """As cron and some supervisors start a program: it works, and what it says goes nowhere."""
+    shell = ["sh", "-c", f'"$@" {closed}', "sh", *COMMAND, "doctor", "--local", "--json"]
+    done = subprocess.run(shell, env=env, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (0, "") and bool(done.stdout) == (closed in ("2>&-", "<&-"))
 
 
 def test_without_aiohttp_the_embedded_server_says_so(keyless: dict[str, str], tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -222,6 +224,29 @@ def test_other_bad_places_are_one_line_too(tmp_path: Path, here: Command) -> Non
     assert refused.status == 2 and "report calls nobody" in refused.err
 
 
+def test_only_a_report_gives_way_to_a_report(tmp_path: Path, here: Command) -> None:
+    """Another page that has the name is not written over, unless it is named."""
+    path, other = tmp_path / "notes.jsonl", tmp_path / "notes.html"
+    path.write_text('{"started_at": 1795000000}\n')
+    other.write_text("<h1>Notes</h1>")
+    assert here("report", str(path)).failed_with(f"{other} exists, and is no report: say with -o")
+    assert other.read_text() == "<h1>Notes</h1>"
+    assert here("report", str(path), "-o", str(other)).status == 0
+    path.write_text('{"started_at": 1795000000}\n' * 3)
+    assert here("report", str(path)).out == f"{other}: 3 turns, 0 lines skipped\n"
+    assert Page(other.read_text(encoding="utf-8")).cards["turns"] == "3"
+
+
+def test_the_turns_may_come_through_a_pipe(tmp_path: Path, command: Command) -> None:
+    """Then the page goes to standard output, or where it is said to."""
+    turn = '{"started_at": 1795000000}\n'
+    done, out = command("report", "-", stdin=turn), tmp_path / "out.html"
+    assert (done.status, done.err) == (0, "") and "Turns in standard input" in Page(done.out).words
+    assert command("report", "-", "-o", str(out), stdin=turn).out == f"{out}: 1 turn, 0 lines skipped\n"
+    assert out.read_text(encoding="utf-8") == done.out
+    assert command("report", "-", stdin="").failed_with("standard input: no turn is in it")
+
+
 def test_the_real_command_draws_it(tmp_path: Path, command: Command) -> None:
     """In a process of its own."""
     path = tmp_path / "turns.jsonl"
@@ -252,6 +277,55 @@ def test_the_steps_of_time_hold_every_turn(span: float) -> None:
     length, steps = timeline(found)
     assert 1 <= len(steps) <= 41 and sum(sum(step.counts.values()) for step in steps) == 8
     assert [step.at for step in steps] == [steps[0].at + length * at for at in range(len(steps))]
+
+
+def test_only_what_was_sent_in_full_has_a_reason_for_it() -> None:
+    """Not a turn that was about to send everything, and never connected."""
+    rows = [{"started_at": 1.0, "active_transport": "websocket", "continuation": how, "continuation_reset_reason": "lost"}
+            for how in ("full", None, "delta")]  # fmt: skip
+    found = read(json.dumps(row).encode() for row in rows)
+    assert found.resets == {"lost": 1} and found.started["websocket", "nothing sent"] == [1.0]
+
+
+def test_what_is_rare_is_folded() -> None:
+    """Of many series and many names the largest are shown, the rest as one: the page stays small, and no turn is left out."""
+    rows: list[dict[str, Any]] = [
+        {"started_at": 1e9 + n, "active_transport": f"t{n}", "continuation": "delta", "model": f"m{n}", "first_event_ms": n + 1}
+        for n in range(20_000)
+    ]
+    rows += [{**row, "finish_reason": "stop"} for row in rows[:10]]
+    began = time.process_time()
+    text = page(read(json.dumps(row).encode() for row in rows), "turns")
+    assert time.process_time() - began < 10 and len(text) < 300_000
+    found = Page(text)
+    assert found.cards["turns"] == found.cards["only what was new"] == "20,010"
+    for heading in ("Turns over time", "First event", "Models"):
+        table = found.rows(heading)
+        others = {name: cells[0] for name, cells in table.items() if "others" in name}
+        assert others == {"19,950 others" if heading == "Models" else "others": "19,950"} and len(table) == 52
+        assert table["m3" if heading == "Models" else "t3, delta"][0] == "2"
+
+
+@pytest.mark.parametrize(
+    ("first", "span", "labels"),
+    [
+        ("2026-11-21 12:00:00", 5, ["12:00:00", "12:00:01"]),
+        ("2026-11-21 12:00:00", 1_000, ["12:00", "12:01"]),
+        ("2026-11-21 23:59:50", 15, ["11-21 23:59:50", "11-22 00:00:00"]),
+        ("2026-11-21 23:00:00", 7_000, ["11-21 23:00", "11-22 00:00"]),
+        ("2026-11-21 00:00:00", 86_400 * 5, ["11-21 00:00", "11-22 06:00"]),
+        ("2025-12-31 12:00:00", 86_400, ["2025-12-31 12:00", "2026-01-01 00:00"]),
+        ("2026-11-01 00:00:00", 86_400 * 20, ["11-01", "11-20"]),
+        ("2025-12-01 00:00:00", 86_400 * 39, ["2025-12-01", "2026-01-04"]),
+    ],
+)
+def test_the_time_axis_tells_its_steps_apart(first: str, span: int, labels: list[str]) -> None:
+    """With the day where there are several, and the year; below the columns, and in what is shown of each."""
+    began = datetime.fromisoformat(first).replace(tzinfo=UTC).timestamp()
+    text = page(read(json.dumps({"started_at": began + at}).encode() for at in range(0, span + 1, max(1, span // 80))), "turns")
+    shown = re.findall(r"<title>(.*?), none, nothing sent: ", text)
+    assert shown[0] == labels[0] and labels[1] in shown and len(set(shown)) == len(shown)
+    assert f">{labels[0]}</text>" in text
 
 
 def test_no_figure_is_lost_between_two_files() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from pixir_sync import (
     ResponseStream,
     TurnRecord,
 )
+from pixir_sync.hooks import JsonLines
 from pixir_sync.local import Close, HttpError, LocalServer, Pause
 from tests.support.both import Peer, Reply, TransportName
 from tests.support.children import in_child
@@ -373,6 +375,58 @@ def test_a_child_tells_of_its_own_turns(transport: TransportName) -> None:
         assert told == ["cancelled", "stop", "cancelled"] or told == ["cancelled", "cancelled", "stop"]
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("left", [False, True], ids=["at the end", "left early"])
+def test_a_hook_that_forks_tells_nobody_twice(left: bool) -> None:
+    """It comes back in both processes: whom it kept from being told is told by the parent, and by no child."""
+    told: list[str] = []
+    child: list[int] = []
+    gone, said = os.pipe()
+
+    def forks(record: TurnRecord) -> None:
+        if not told:
+            child.append(os.fork())
+            if child == [0]:
+                told.append("child")
+
+    def second(record: TurnRecord) -> None:
+        told.append("second")
+
+    try:
+        with Provider(transport=FakeTransport([WHOLE]), model="m", hooks=[forks, second, second]) as provider:
+            with provider.stream("Hi") as stream:
+                next(stream) if left else stream.result()
+            provider.stats()
+        if child == [0]:
+            os.write(said, " ".join(told).encode())
+    finally:
+        if child == [0]:
+            os._exit(0)
+    os.waitpid(child[0], 0)
+    os.close(said)
+    with os.fdopen(gone) as pipe:
+        assert (pipe.read(), told) == ("child", ["second"] * 2)
+
+
+def test_no_hook_sees_what_another_does_to_its_record() -> None:
+    """Each has dicts of its own, also of a turn that was left early."""
+    told: list[dict[str, Any]] = []
+
+    def spoils(record: TurnRecord) -> None:
+        record.output_items.clear()
+        record.rate_limits.clear()
+        (record.usage or {}).clear()
+        record.replays["mine"] = 5
+
+    hooks = [spoils, lambda record: told.append(record.to_dict())]
+    with LocalServer() as server, provider_for(server, hooks=hooks) as provider:
+        provider.complete("Hi")
+        with provider.stream("Hi") as stream:
+            next(stream)
+    assert [row["replays"] for row in told] == [{}, {}]
+    assert told[0]["output_items"] == {"message": 1} and told[0]["usage"]["output_tokens"] > 0
+
+
 class Bound:
     """A hook that wants to know where a turn was asked for."""
 
@@ -404,6 +458,21 @@ def test_a_hook_may_know_where_a_turn_was_asked_for() -> None:
     assert hook.told == [(threading.current_thread().name, "m"), ("", "m")]
 
 
+def test_a_begin_turn_that_gives_nothing_to_call_has_failed() -> None:
+    """As one that raises: the hook itself is told."""
+    told: list[str | None] = []
+
+    class Forgets:
+        def begin_turn(self) -> None: ...
+
+        def __call__(self, record: TurnRecord) -> None:
+            told.append(record.finish_reason)
+
+    with Provider(transport=FakeTransport([WHOLE]), model="m", hooks=Forgets()) as provider:
+        provider.complete("Hi")
+        assert provider.stats()["hook_failures"] == 1 and told == ["stop"]
+
+
 def test_a_mock_is_a_hook() -> None:
     """It has every attribute that one asks for, and is called like any other."""
     mock = Mock()
@@ -417,3 +486,6 @@ def test_hooks_are_callables() -> None:
     for wrong in (5, "print", [print, None]):
         with pytest.raises(InvalidRequest, match="hooks must be"):
             Provider(hooks=wrong, model="m")
+    for forgotten in (JsonLines, [print, JsonLines]):
+        with pytest.raises(InvalidRequest, match=r"hooks must be .*, not a class: give JsonLines\(\.\.\.\)"):
+            Provider(hooks=forgotten, model="m", transport=FakeTransport([WHOLE]))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
+import errno
 import io
 import json
 import multiprocessing
 import os
 import pickle
+import resource
+import signal
 import tempfile
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -110,6 +114,53 @@ def test_a_torn_line_spoils_no_other(tmp_path: Path) -> None:
             provider.complete("Hi")
     torn, *whole = path.read_bytes().splitlines()
     assert torn == b'{"started_at": 17' and [json.loads(line)["finish_reason"] for line in whole] == ["stop", "stop"]
+
+
+@pytest.mark.parametrize("room", [1, 40])
+def test_a_disk_that_was_full_spoils_one_line(tmp_path: Path, room: int) -> None:
+    """The one that it had no room for: when there is room again, the next begins on a line of its own."""
+    path, record = tmp_path / "turns.jsonl", TurnRecord(started_at=1.0)
+
+    def child() -> list[int]:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        with JsonLines(path) as lines:
+            lines(record)
+            _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + room, most))
+            failed = []
+            for _ in range(2):
+                with pytest.raises(OSError) as error:
+                    lines(record)
+                failed.append(error.value.errno or 0)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+            lines(record)
+            lines(record)
+        return failed
+
+    assert in_child(child) == [errno.EFBIG] * 2
+    first, torn, *whole = path.read_bytes().splitlines()
+    assert len(torn) == room and len(whole) == 2 and {first, *whole} == {first}
+
+
+class Shown:
+    """A file of somebody's own that knows neither a mode nor an encoding."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def flush(self) -> None: ...
+
+
+@pytest.mark.parametrize("kind", ["own", "codecs"])
+def test_what_is_not_known_to_be_binary_gets_text(tmp_path: Path, kind: str) -> None:
+    """Also where a text file stands on a binary one, and shows its mode."""
+    path, own = tmp_path / "turns.jsonl", Shown()
+    with codecs.StreamReaderWriter(path.open("wb"), codecs.getreader("utf-8"), codecs.getwriter("utf-8")) as writer:
+        JsonLines(own if kind == "own" else writer)(TurnRecord(started_at=5.0))
+    assert json.loads(own.text if kind == "own" else path.read_text())["started_at"] == 5.0
 
 
 @pytest.mark.parametrize("kind", ["text", "bytes", "temporary", "StringIO", "BytesIO"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pixir_sync import Provider, TurnRecord, user
+from pixir_sync import Call, PixirError, Provider, TurnRecord, user
 from pixir_sync.local import HttpError, LocalServer, faults
 from pixir_sync.protocol.result import Evidence
 from tests.support.both import Peer, TransportName
@@ -32,6 +32,18 @@ def test_retries_are_in_the_record(transport: TransportName) -> None:
     assert record.active_transport == transport and record.fallback_reason is None
     assert before <= record.started_at <= time.time() and record.total_ms is not None and 40 <= record.total_ms < 60_000
     assert record.bytes_sent_total == stats["bytes_sent"] > 2 * record.bytes_sent > 0
+
+
+def test_a_turn_that_never_connected_sent_nothing(transport: TransportName) -> None:
+    """Neither all nor what was new, whatever it was about to send."""
+    told: list[TurnRecord] = []
+    with LocalServer() as server:
+        provider = provider_for(server, transport=transport, hooks=told.append, retry=0)
+    with provider, pytest.raises(PixirError):
+        provider.complete("Hi")
+    [record] = told
+    assert (record.error_kind, record.active_transport) == ("connect_failed", transport)
+    assert (record.continuation, record.bytes_sent_total) == (None, 0)
 
 
 def test_a_fallback_is_in_the_record() -> None:
@@ -96,19 +108,26 @@ def test_a_record_is_plain_json_and_cannot_be_changed(transport: TransportName) 
 
 
 @pytest.mark.row("A26")
-@pytest.mark.parametrize("odd", ["two\nlines", "x" * 201, "\ud800", ""])
+@pytest.mark.parametrize("odd", ["two\nlines", "two words", "x" * 201, "\ud800", "żubr", "\N{RIGHT-TO-LEFT OVERRIDE}x", ""])
 def test_what_a_server_names_oddly_is_left_out(odd: str) -> None:
-    """Ids and types of items go where a person reads them, or a terminal: only short printable words do."""
+    """Ids and types of items go where a person reads them, or a terminal: only short words do."""
     told: list[TurnRecord] = []
     message: dict[str, Any] = {"type": "message", "role": "assistant", "content": []}
     items: list[dict[str, Any]] = [{"type": odd, "id": "i"}, message, {"type": "Mr Quagga's", "id": "j"}]
     begun = created(odd)
     begun["response"]["model"] = odd
     script = [begun, completed({**response(odd, output=items), "model": odd})]
-    with Provider(transport=FakeTransport([script]), model="m", hooks=told.append) as provider:
+
+    def play(call: Call) -> list[list[dict[str, Any]]]:
+        call.evidence.rate_limits = {"x-ratelimit-policy": odd, "x-ratelimit-remaining-tokens": "5"}
+        call.evidence.request_id = odd
+        return [script]
+
+    with Provider(transport=FakeTransport(play), model="m", hooks=told.append) as provider:
         provider.complete("Hi")
     [record] = told
-    assert (record.response_id, record.response_model) == (None, None)
+    assert (record.response_id, record.response_model, record.request_id) == (None, None, None)
+    assert record.rate_limits == {"x-ratelimit-remaining-tokens": "5"}
     assert record.output_items == {"other": 2, "message": 1}
     assert (record.server_address, record.server_port) == (None, None)
 

@@ -84,10 +84,6 @@ class Examination:
     def wrong(self, says: str, advice: str) -> None:
         self._end("wrong", says, advice)
 
-    def unable(self, says: str) -> None:
-        """The check that was begun could not tell."""
-        self._end("skipped", says, "")
-
     def skip(self, names: Iterable[str], says: str) -> None:
         """Those of these checks that belong to this run are not made."""
         for name in names:

@@ -38,6 +38,7 @@ __all__ = ["Route"]
 
 _CHECKS = ("dns", "tcp", "proxy", "tls", "upgrade", "open")
 _OPEN = 0.25  # seconds that a connection is watched for a close behind its upgrade, and as long again as the upgrade took
+_PROXY = "if its network asks for a proxy, set HTTPS_PROXY."
 _SHOWN = 3  # addresses
 _SOON = 14  # days before the end of a certificate
 
@@ -106,16 +107,22 @@ class Route:
             more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
             exam.ok(f"{whose} is {'an address' if found == [host] else ', '.join(found[:_SHOWN]) + more}")
             return True
-        place = f"the host in {self._source}" if via else "the host in the base URL"
         if found == socket.EAI_AGAIN:
             exam.wrong(f"no name server answered for {whose.rstrip(',')}",
-                       "Check that this machine is online; if its network asks for a proxy, set HTTPS_PROXY.")  # fmt: skip
+                       f"Check that this machine is online; {_PROXY}")  # fmt: skip
         elif found is None:
             exam.wrong(f"the name {whose.rstrip(',')} was not resolved within {self._limit:g} s",
                        "The name server is slow or out of reach: check the network.")  # fmt: skip
         else:
-            exam.wrong(f"the name {whose.rstrip(',')} could not be resolved", f"Check {place}.")
+            exam.wrong(f"the name {whose.rstrip(',')} could not be resolved", self._name_advice(via))
         return False
+
+    def _name_advice(self, via: bool) -> str:
+        """A machine that knows no name of the outside may be meant to go through a proxy, which knows them."""
+        if via:
+            return f"Check the host in {self._source}."
+        own = self._host in self._config.preset.hosts
+        return f"Check {'that this machine is online' if own else 'the host in the base URL'}; {_PROXY}"
 
     # With the connection.
 

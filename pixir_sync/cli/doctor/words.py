@@ -45,6 +45,7 @@ _UPGRADE: Mapping[int, Words] = {
           "Check what the key may do. If HTTP is let through, WebSockets are forbidden: use the transport http_sse."),
     404: (_ABSENT, _NO_WEBSOCKET),
     405: (_ABSENT, _NO_WEBSOCKET),
+    407: ("a proxy on the way wants a login", "Name it in HTTPS_PROXY with its login, http://NAME:PASSWORD@HOST:PORT."),
     426: ("the server offers no WebSocket", _NO_WEBSOCKET),
     429: ("too many requests, or too many connections", "Wait a while and try again."),
     501: ("the server offers no WebSocket", _NO_WEBSOCKET),
@@ -146,7 +147,14 @@ def in_turn(error: PixirError, way: str, variable: str) -> Words:
 
 
 def _turn_advice(error: PixirError) -> str:
+    status = error.details.get("proxy_status") or error.status or 0
+    if status == 407:
+        return "A proxy wants a login, or refuses the one given: put it into the proxy's URL, http://NAME:PASSWORD@HOST:PORT."
+    if 300 <= status < 400:
+        return "The server is elsewhere, or a login page comes first, and no redirect is followed: check the base URL."
     match error:
+        case ConnectFailed() if status:
+            return "The proxy does not get there, or does not allow it: ask who runs it, or name the host in NO_PROXY."
         case ModelNotSupported():
             return "Name a model that this key may use with --model; pixir-sync models lists them."
         case QuotaExceeded() | UsageLimitReached():

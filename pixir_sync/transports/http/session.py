@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import re
 import ssl
 import time
 from collections.abc import Mapping
@@ -162,8 +163,9 @@ def _not_connected(error: BaseException) -> PixirError:
         return ConnectFailed("the server's certificate is not trusted", details={"certificate": True}, retryable=False)
     if _has_cause(error, ssl.SSLError):
         return ConnectFailed("the TLS handshake failed")
-    if _has_cause(error, urllib3.exceptions.ProxyError) or "Tunnel connection failed" in str(error):
-        return ConnectFailed("the proxy did not open a connection")
+    refused = re.search(r"Tunnel connection failed: (\d{3})", str(error))
+    if refused or _has_cause(error, urllib3.exceptions.ProxyError):
+        return ConnectFailed("the proxy did not open a connection", details={"proxy_status": int(refused[1])} if refused else {})
     return ConnectFailed("the connection could not be made")
 
 
