@@ -409,14 +409,16 @@ def test_the_delay_of_the_server_is_kept(transport: str, both: Both) -> None:
     ],
 )  # fmt: skip
 def test_the_providers_other_errors_are_raised(fault: Json, kind: type[PixirError], transport: str, both: Both) -> None:
-    """An unknown code without a status, and all that no retry can change."""
+    """An unknown code without a status, and all that no retry can change. Only a refused key costs the connection."""
     fault = {**fault, "type": "error", "error": {**fault["error"], "type": "invalid_request_error"}}
-    provider, peer, http = both(conversation([fault], "two"), transport=transport, http=never, retry=quick(2))
+    refused = kind is NotAuthenticated
+    scripts = [conversation([fault]), conversation("two")] if refused else [conversation([fault], "two")]
+    provider, peer, http = both(scripts, transport=transport, http=never, retry=quick(2))
     talk = Talk(provider)
     with pytest.raises(kind):
         talk.say("one")
     assert len(peer.creates) == 1 and http.connections == []
-    assert how(talk.say("two")) == "response_failed" and len(peer.connections) == 1
+    assert how(talk.say("two")) == "response_failed" and len(peer.connections) == 1 + refused
 
 
 def test_out_of_credit_is_the_error(both: Both) -> None:
