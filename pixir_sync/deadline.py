@@ -9,7 +9,7 @@ __all__ = ["Deadline"]
 
 
 class Deadline:
-    """A point in time that a call must not pass. Immutable, so that threads may share it."""
+    """A point in time that a call must not pass. Threads may share it. Only who made it may put it off, by `at`."""
 
     __slots__ = ("at",)
 

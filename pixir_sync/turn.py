@@ -11,11 +11,11 @@ Rules kept here:
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import count
+from threading import get_ident
 from typing import Any
 
 from pixir_sync.cancellation import FORKED, CancelToken, cancelled
@@ -23,7 +23,7 @@ from pixir_sync.config import Timeouts
 from pixir_sync.deadline import Deadline
 from pixir_sync.engine import Engine, OnPayload, log
 from pixir_sync.protocol import outcome
-from pixir_sync.protocol.assembly import HANDLERS, ResultAssembler
+from pixir_sync.protocol.assembly import HANDLERS, PLAIN, ResultAssembler
 from pixir_sync.protocol.classify import from_event
 from pixir_sync.protocol.errors import Cancelled, ConnectionLost, InvalidRequest, PixirError, ProviderClosed, TotalTimeout
 from pixir_sync.protocol.events import IGNORED, Event, Terminal, is_output, is_terminal
@@ -38,12 +38,6 @@ __all__ = ["OnPayload", "Turn"]
 _numbers = count()
 _DELIVERED = ("completed", "incomplete")
 _REMEMBERED = 600.0  # seconds that it is remembered that a server has no WebSocket
-
-
-def _nothing(assembler: ResultAssembler, data: dict[str, Any]) -> None: ...  # what the assembler does with an unknown event
-
-
-_PLAIN = (Event, _nothing)
 
 
 class Turn:
@@ -84,7 +78,7 @@ class Turn:
 
     def run(self) -> Generator[Event, None, Result]:
         number = next(_numbers)
-        self.consumer = threading.get_ident()
+        self.consumer = get_ident()
         link = self._parent.register(self.token.cancel) if self._parent is not None else None
         self.engine.live[number] = self.token
         try:
@@ -147,12 +141,7 @@ class Turn:
         call.assembler = assembler
         batches = self._transport.attempt(call)
         try:
-            for batch in batches:
-                self.consumer = threading.get_ident()  # the stream may have gone to another thread
-                if assembler.terminal is None:
-                    yield from self._events(batch, assembler, call)
-                if self.token.reason == FORKED:
-                    raise cancelled(self.token)  # before anything of the parent's is touched
+            yield from self._events(batches, assembler, call)
         except PixirError:
             if assembler.terminal is None or self._failed(assembler):
                 raise
@@ -166,32 +155,44 @@ class Turn:
         if self._failed(assembler):
             raise from_event(assembler.terminal, secrets=call.secrets, now=time.time())
 
-    def _events(self, batch: list[Any], assembler: ResultAssembler, call: Call) -> Iterator[Event]:
-        """The path of each event: no lock, no log call, no copy."""
-        token, look_up = self.token, HANDLERS.get
-        for at, data in enumerate(batch):
-            try:
-                kind = data["type"]
-            except (TypeError, KeyError):
-                kind = None
-            if type(kind) is not str:
-                call.evidence.malformed_events += 1
-                continue
-            if token.reason is not None and (token.reason == FORKED or not any(map(is_terminal, batch[at:]))):
-                raise cancelled(token)
-            view, take = look_up(kind, _PLAIN)
-            take(assembler, data)
-            shown = kind not in IGNORED
-            assembler.events += shown
-            if view is Terminal:
-                if not self._failed(assembler):
-                    self.engine.origins.note(assembler.output_items(), self._model)
-                    yield Terminal(data)
-                return
-            if not assembler.output_seen and is_output(kind):
-                assembler.output_seen = True
-            if shown:
+    def _events(self, batches: Iterable[list[Any]], assembler: ResultAssembler, call: Call) -> Iterator[Event]:
+        """The path of each event: no lock, no log call, no copy, and nothing that a batch of one would do again."""
+        token = self.token
+        for batch in batches:
+            self.consumer = get_ident()  # the stream may have gone to another thread
+            for data in batch if assembler.terminal is None else ():
+                if token.reason is not None:
+                    self._leave_off(batch)
+                try:
+                    view, take = HANDLERS[data["type"]]
+                except (KeyError, TypeError):  # unknown to us, or no event at all
+                    if not self._other(data, call):
+                        continue
+                    view, take = PLAIN
+                take(assembler, data)
+                assembler.events += 1
+                if view is Terminal:
+                    if not self._failed(assembler):
+                        self.engine.origins.note(assembler.output_items(), self._model)
+                        yield Terminal(data)
+                    break
+                if not assembler.output_seen:
+                    assembler.output_seen = is_output(data["type"])
                 yield view(data)
+            if token.reason is not None and token.reason == FORKED:
+                raise cancelled(token)  # before anything of the parent's is touched
+
+    def _leave_off(self, batch: list[Any]) -> None:
+        """The call was cancelled, or is another process's. Raises, unless the end of the answer was read already."""
+        if self.token.reason == FORKED or not any(map(is_terminal, batch)):
+            raise cancelled(self.token)
+
+    @staticmethod
+    def _other(data: Any, call: Call) -> bool:
+        """Whether what is not in the table is an event to be shown; what is none is counted."""
+        kind = data.get("type") if isinstance(data, dict) else None
+        call.evidence.malformed_events += not isinstance(kind, str)
+        return isinstance(kind, str) and kind not in IGNORED
 
     @staticmethod
     def _failed(assembler: ResultAssembler) -> bool:

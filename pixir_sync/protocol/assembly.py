@@ -14,15 +14,17 @@ Rules kept here (the protocol's own):
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 from pixir_sync.protocol.events import EVENT_TYPES, LIFECYCLE, TERMINAL, Event
 from pixir_sync.protocol.parts import PARTS, Item, announced
 
-__all__ = ["HANDLERS", "ResultAssembler", "View"]
+__all__ = ["HANDLERS", "PLAIN", "ResultAssembler", "View"]
 
 _Data = dict[str, Any]
 _NO_KEY = object()
+_place = itemgetter("item_id", "output_index", "content_index")  # in one step: a tenth of the cost of a delta less than three
 
 
 class ResultAssembler:
@@ -132,7 +134,10 @@ class ResultAssembler:
             self._key = _NO_KEY
 
     def _text_delta(self, data: _Data) -> None:
-        key = (data.get("item_id"), data.get("output_index"), data.get("content_index"))
+        try:
+            key = _place(data)
+        except KeyError:  # an index or an id is missing
+            key = (data.get("item_id"), data.get("output_index"), data.get("content_index"))
         if key != self._key:
             item = self._find(data, "message")
             self._append = item.piece("text", data.get("content_index")).append
@@ -228,3 +233,5 @@ def _handlers() -> dict[str, View]:
 
 HANDLERS: dict[str, View] = _handlers()
 """From an event's type to its view and what the assembler does with it: the one look-up per event."""
+PLAIN: View = (Event, _ignore)
+"""The same for a type that is unknown here."""

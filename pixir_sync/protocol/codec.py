@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
 
@@ -27,7 +28,7 @@ except ImportError:  # the extra [fast] is optional
 else:
     _FAST = True
 
-__all__ = ["CodecError", "dumps", "dumps_pretty", "loads"]
+__all__ = ["CodecError", "dumps", "dumps_pretty", "loads", "loads_each"]
 
 
 class CodecError(ValueError):
@@ -114,6 +115,7 @@ def _dumps_std(value: Any) -> bytes:
 
 if _FAST:
     _orjson_loads, _orjson_dumps = orjson.loads, orjson.dumps
+    _quick: Callable[[Any], Any] = _orjson_loads
     _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
     def loads(text: str | bytes) -> Any:
@@ -135,6 +137,18 @@ if _FAST:
 
 else:
     loads, dumps = _loads_std, _dumps_std
+    _quick = _loads_std
+
+
+def loads_each(texts: Sequence[bytes]) -> list[Any]:
+    """The value of each of these JSON texts. Raises `CodecError`; `loads` tells which it was.
+
+    The library's own function is mapped, without a frame of ours for each text.
+    """
+    try:
+        return list(map(_quick, texts))
+    except ValueError:
+        return list(map(loads, texts))
 
 
 def dumps_pretty(value: Any) -> str:

@@ -29,8 +29,9 @@ _CONTINUATION = 0
 _OPCODES = (_CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG)
 _FIN, _RESERVED, _CONTROL, _MASKED = 0x80, 0x70, 0x08, 0x80
 _SHORT, _MEDIUM = 125, 0xFFFF  # the longest payloads whose length is told in 7 and in 16 bits
-_WHOLE_TEXT = (_FIN | TEXT) << 8  # the two bytes at the head of an unfragmented text frame, as one number, less its length
+_WHOLE_TEXT = (_FIN | TEXT) << 8  # the first two bytes of an unfragmented text frame, as one number, less its length
 _MEDIUM_TEXT = _WHOLE_TEXT + 126  # such a frame whose length follows in 16 bits
+_LEAST = _SHORT + 5  # the smallest frame whose length follows in 16 bits
 _PIECE = 16_384  # masked at once; measured: smaller and larger numbers are slower
 
 _unpack = struct.Struct(">HH").unpack_from
@@ -60,9 +61,11 @@ class FrameParser:
         pings, pongs: the payloads of such frames, in order; who answers them takes them and clears the lists.
         close: code and reason once a close frame has come; the code is 1005 where the frame has none.
         error: the fault that ended the parsing. Once one of these two is set, further input is ignored.
+        news: one of these four has changed; who looks at them sets it back. received: the bytes that came so far.
     """
 
-    __slots__ = ("_body", "_limit", "_medium", "_missing", "_more", "_rest", "_short", "close", "error", "pings", "pongs")
+    __slots__ = ("_between", "_body", "_ended", "_limit", "_medium", "_missing", "_more", "_rest", "_short", "close", "error",
+                 "news", "pings", "pongs", "received")  # fmt: skip
 
     def __init__(self, max_message: int = 64 << 20) -> None:
         """``max_message``: the largest message that is accepted, in bytes, its fragments together."""
@@ -70,6 +73,10 @@ class FrameParser:
         self.pongs: list[bytes] = []
         self.close: tuple[int, str] | None = None
         self.error: FrameError | None = None
+        self.news = False
+        self.received = 0
+        self._ended = False  # a close frame or a fault has come
+        self._between = max_message > _MEDIUM  # nothing is held or has ended, and no such message is too large
         self._limit = max_message
         self._short = _WHOLE_TEXT + min(_SHORT, max_message)
         self._medium = min(_MEDIUM, max_message)
@@ -84,16 +91,27 @@ class FrameParser:
         return len(self._rest) + len(self._body)
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The payloads of the text messages that end in this chunk, not decoded. Look at ``error`` and ``close`` after it."""
+        """The payloads of the text messages that end in this chunk, not decoded. Look at ``news`` after it."""
+        size = len(data)
+        self.received += size
+        if self._between and size >= _LEAST:
+            # One message and nothing else, as it comes while a model writes: 42 bytecodes here, 130 below.
+            head, length = _unpack(data)
+            if head == _MEDIUM_TEXT and length == size - 4:
+                return [data[4:]]
         messages: list[bytes] = []
-        if self.close is not None or self.error is not None:
-            return messages
+        if not self._ended:
+            self._read(data, messages)
+            self._between = self._limit > _MEDIUM and not (self._rest or self._missing or self._more or self._ended)
+        return messages
+
+    def _read(self, data: bytes, messages: list[bytes]) -> None:
         if self._rest:
             data, self._rest = self._rest + data, b""
         at = self._payload(data, 0, messages) if self._missing else 0
         size, short, medium, unpack, append = len(data), self._short, self._medium, _unpack, messages.append
-        while at >= 0:
-            # The fast branch: whole text messages of up to 64 KB, which is nearly all that servers send.
+        while 0 <= at < size:
+            # Whole text messages of up to 64 KB, which is nearly all that servers send.
             last = -1 if self._more else size - 4
             while at <= last:
                 head, length = unpack(data, at)
@@ -108,8 +126,8 @@ class FrameParser:
                     break
                 append(data[start:end])
                 at = end
-            at = self._frame(data, at, messages)
-        return messages
+            if at != size:
+                at = self._frame(data, at, messages)
 
     def _frame(self, data: bytes, at: int, messages: list[bytes]) -> int:
         """Read any one frame; where it ends, or -1 where the chunk ends in it, or all has ended with it."""
@@ -153,6 +171,7 @@ class FrameParser:
         return end
 
     def _control(self, opcode: int, payload: bytes, end: int) -> int:
+        self.news = True
         if opcode == CLOSE:
             said = _read_close(payload)
             if isinstance(said, FrameError):
@@ -167,11 +186,12 @@ class FrameParser:
         return -1
 
     def _fail(self, code: int, message: str) -> int:
-        self.error = FrameError(code, message)
+        self.error, self.news = FrameError(code, message), True
         return self._end()
 
     def _end(self) -> int:
         """Forget what is unfinished: nothing of it will ever be of use."""
+        self._ended = True
         self._body.clear()
         return -1
 

@@ -212,7 +212,7 @@ def _roles(connection: Connection) -> list[str]:
     """What is in use of an idle connection."""
     writer = connection.writer
     held = {
-        "reader": connection._reader is not None and connection.alive, "writer": writer.holder is not None and connection.alive,
+        "reader": connection.occupied and connection.alive, "writer": writer.holder is not None and connection.alive,
         "waiting": bool(writer._waiting), "lanes": bool(connection.lanes), "dirty": connection._dirty and connection.alive,
         "state": connection._state.locked(), "io": connection._wire._io_lock.locked(),
     }  # fmt: skip

@@ -1,57 +1,55 @@
-"""`Connection`: one WebSocket that several threads use at once, without a thread of its own.
+"""`Connection`: one open WebSocket with one stream at a time, which reads the socket on the thread that waits for its events.
 
-A thread that waits for its stream's next event reads the socket itself, for everybody, while it has the *reading role*; the
-others are parked, each on a lock of its own. What it reads for others goes into their lanes' queues.
+Nothing stands between a waiting consumer and its socket: it polls, receives, and has the messages in its hands. While it is
+away the keepalive thread reads for it. Which of the two reads is all that must be settled for each event, so it is settled
+without a lock: the *reading role* is a place in a dict that ``setdefault`` takes in one atomic step. (With the role under the
+state lock, and each batch in a queue, as `multiplexed` needs it, an event costs 260 bytecodes more.)
 
-Rules kept here (each was left out once in the model of tests/transports/ws, and each time a thread waited for ever):
+Rules kept here (tests/transports/ws/solo.py has a model of them; each was left out once, and each time something went wrong):
 
-1. `_reader` changes only under `_state`. Only the role's holder touches the parser, the poll object of the role and recv, and
-   appends to queues.
-2. A waiting consumer decides in one critical section, in this order: data, stopped, dead, role free (take it), deadline
-   passed, park.
-3. Parking: the lock is made, taken and stored under `_state`, and waited for outside; then the consumer decides anew.
-4. The baton: whoever makes `_reader` None, and whoever leaves the wait without the role, un-parks in the same critical
-   section (if the role is free) every stopped lane and one lane that waits for data.
-5. What came un-parks only the lanes that it is for; death un-parks everybody.
-6. To stop a lane is to set its flag first and to wake the reader second; the reader looks at the flag after it was woken.
-7. All of the consumer's wait lies in one ``try``, whose handler gives the role back by identity, else un-parks itself, and
-   passes the baton. The normal release lies inside of it, too.
-8. `_dirty` is true from before recv until what came is in its queue. An exception in between condemns the connection, because
-   bytes are lost; one that comes while nothing is in hand only gives the role back.
-9. Locks are entered by ``with`` only, and no path holds two. Nothing here takes a lock in a finaliser, to stop a lane, or to
+1. Only who has the role touches the parser, the poll object of the role and recv, and appends to the stream's queue.
+2. A consumer looks at the queue after it has the role: what was read for it comes first.
+3. Nobody but a consumer waits with the role. A `Visit` reads what is there; a consumer that comes meanwhile waits for its end.
+4. Who has taken the role looks at `death` before it touches the socket. Who has given it back looks at `death` after that. So
+   of those who leave a dead connection the last one knows that it is the last, and closes the descriptor.
+5. To stop a stream is to set its flag first and to wake the reader second; the reader looks at the flag after it was woken.
+6. All of the consumer's wait lies in one ``try``, whose handler gives the role back by identity.
+7. `_dirty` is true from before recv until what came is in the hands of whoever called. An exception in between condemns the
+   connection, because bytes are lost; one that comes while nothing is in hand only gives the role back.
+8. Locks are entered by ``with`` only, and no path holds two. Nothing here takes a lock in a finaliser, to stop a stream, or to
    wake.
-10. Bytes that come while no stream is open belong to none: a stream takes the role once before it begins, and empties the
-    socket.
+9. Bytes that come while no stream is open belong to none: a stream takes the role once before it begins, and empties the
+   socket.
 """
 
 from __future__ import annotations
 
 import select
 import socket
-import threading
-import time
+from time import monotonic
 from typing import Any
 
 from pixir_sync.config import Keepalive
 from pixir_sync.deadline import Deadline
 from pixir_sync.protocol.continuation import Baseline
+from pixir_sync.protocol.frames import FrameParser
 from pixir_sync.transports.ws import death
 from pixir_sync.transports.ws.death import Death
 from pixir_sync.transports.ws.heartbeat import Heartbeat
 from pixir_sync.transports.ws.inbox import Inbox
-from pixir_sync.transports.ws.lanes import Lane
+from pixir_sync.transports.ws.lanes import Lane, Visit
 from pixir_sync.transports.ws.mortal import Mortal
-from pixir_sync.transports.ws.wire import AT_MOST, Poller
+from pixir_sync.transports.ws.routing import meaning
+from pixir_sync.transports.ws.wire import AT_MOST, PIECE, Poller
 from pixir_sync.transports.ws.writer import Sent, Writer
 
 __all__ = ["Connection", "Sent"]
 
-_NOTHING = 0
-_ROLE = threading.Lock()  # stands for: the reading role was taken
+_ROLE = "role"
 
 
 class Connection(Mortal):
-    """An open WebSocket. Threads share it.
+    """An open WebSocket. Threads share it, but one stream is on it at a time.
 
     Attributes:
         opened_at: when it was opened, of the monotonic clock. served: whether a stream ended well on it.
@@ -60,38 +58,48 @@ class Connection(Mortal):
         heart, inbox: its parts; for this package only. seen: a note of the keepalive thread's.
     """
 
-    def __init__(self, sock: socket.socket, leftover: bytes, keepalive: Keepalive, *, multiplexed: bool = False) -> None:
+    def __init__(self, sock: socket.socket, leftover: bytes, keepalive: Keepalive) -> None:
         super().__init__(sock)
-        self.opened_at = time.monotonic()
+        self.opened_at = monotonic()
         self.served = False
         self.baseline: Baseline | None = None
         self.retained = 0
         self.response_id: str | None = None
-        self._poller = Poller(self._wire)
+        self._poll = Poller(self._wire).poll
         self.heart = Heartbeat(keepalive.interval, keepalive.timeout, self.opened_at)
         self.writer = Writer(self._wire, self._state, self.heart.left)
-        self.inbox = Inbox(self.writer, self.heart, multiplexed=multiplexed)
+        self._parser = FrameParser()
+        self.inbox = Inbox(self._parser, self.writer, self.heart)
         self.seen = (0, 0)
-        self._multiplexed = multiplexed
+        self._reading: dict[str, object] = {}  # under `_ROLE` the one who reads; single operations only
         self._dirty = False
         if leftover:
-            self._take_in(leftover, None)
+            self._take_in(leftover)
+
+    def _take_in(self, leftover: bytes) -> None:
+        """The first frames, which came with the answer to the upgrade: no stream is open yet."""
+        self._heed(self._parser.feed(leftover), None)
 
     # What its users ask.
 
     @property
+    def occupied(self) -> bool:
+        """Whether somebody has the reading role."""
+        return bool(self._reading)
+
+    @property
     def readable(self) -> bool:
         """Whether somebody who waits for writing should read meanwhile."""
-        return self._reader is None and not self.full
+        return not self.occupied and not self.full
 
     @property
     def full(self) -> bool:
-        """Whether a consumer is so far behind that nothing more is read. With several lanes that lane fails, the others go on."""
-        return not self._multiplexed and any(lane.full for lane in list(self.lanes.values()))
+        """Whether a consumer is so far behind that nothing more is read."""
+        return any(lane.full for lane in list(self.lanes.values()))
 
     def __repr__(self) -> str:
         state = "dead" if self.death is not None else "busy" if self.lanes else "idle"
-        return f"<Connection {state} served={self.served} baseline={self.baseline is not None}>"
+        return f"<{type(self).__name__} {state} served={self.served} baseline={self.baseline is not None}>"
 
     # A stream: begin, send, receive, end.
 
@@ -104,7 +112,7 @@ class Connection(Mortal):
             self.lanes[lane.name] = lane
         if self._cut:
             self._wire.wake()  # whoever cut it may not have come to that yet
-        self._wait(lane, deadline, emptying=True)
+        self._empty(lane, deadline)
         if not lane.stopped:
             self._raise_if_dead()
         return lane.open
@@ -123,13 +131,20 @@ class Connection(Mortal):
         Raises the error that the connection died of, once everything that came before it was taken.
         """
         lane.visits += 1
-        if not lane.queue:
-            self._wait(lane, deadline)
-        if lane.queue:
-            return lane.take()
-        if not lane.stopped:
-            self._raise_if_dead()
-        return None
+        try:
+            if self._reading.setdefault(_ROLE, lane) is not lane and not self._taken(lane, deadline):
+                return None
+            batch = lane.take() if lane.queue else self._read(lane, deadline)
+            self._dirty = False
+            del self._reading[_ROLE]
+        except BaseException:
+            self._interrupted(lane)
+            raise
+        if self.death is not None:
+            self._leave()
+            if batch is None and not lane.stopped:
+                self._raise_if_dead()
+        return batch
 
     def end(self, lane: Lane) -> None:
         """The stream is over; what still comes is nobody's. Takes no lock: it may be a finaliser that ends it."""
@@ -146,154 +161,117 @@ class Connection(Mortal):
         if self.death is not None:
             raise self.death.error()
 
-    # Waiting: rules 2 to 4 and 7.
+    # The role.
 
-    def _wait(self, lane: Lane, deadline: Deadline, emptying: bool = False) -> None:
-        """Wait for data, a stop, the connection's death, or the deadline; read for everybody meanwhile."""
-        try:
-            while True:
-                with self._state:
-                    step = self._decide(lane, deadline)
-                if step is None:
-                    return
-                if step is not _ROLE:
-                    step.acquire(timeout=min(deadline.remaining(), AT_MOST))
-                elif emptying:
-                    self._empty(lane, deadline)
-                    return
-                elif self._read(lane, deadline):
-                    return
-        except BaseException:
-            self._interrupted(lane)
-            raise
-        finally:
-            if not self.alive:
-                self._leave()
-
-    def _decide(self, lane: Lane, deadline: Deadline) -> threading.Lock | None:
-        """`_ROLE`: it was taken. None: the wait is over. Else the lock to wait on. Under the state lock."""
-        assert self._state.locked()
-        lane.parked = None  # a consumer that was late to wake must not leave a ghost for the baton to go to
-        if not (lane.queue or lane.stopped or self.death is not None):
-            if self._reader is None:
-                self._reader = lane
-                return _ROLE
-            if not deadline.passed:
-                return lane.park()
-        self._pass_baton()
-        return None
-
-    def _pass_baton(self) -> None:
-        """Let the right ones look again, if nobody reads: all that were stopped, one that waits. Under the state lock."""
-        if self._reader is not None:
-            return
-        passed = False
-        for lane in list(self.lanes.values()):
-            if lane.parked is not None and (lane.stopped or not (passed or lane.queue)):
-                passed = passed or not lane.stopped
-                lane.unpark()
-
-    def _release(self) -> None:
-        """Give the role back. Under the state lock."""
-        self._reader = None
-        self._pass_baton()
+    def _taken(self, lane: Lane, deadline: Deadline) -> bool:
+        """Wait for the end of the visits that are going on; whether the role was taken before the deadline."""
+        while (holder := self._reading.setdefault(_ROLE, lane)) is not lane:
+            assert isinstance(holder, Visit), "two streams wait on a connection that serves one at a time"
+            if deadline.passed:
+                return False
+            holder.over.acquire(timeout=min(deadline.remaining(), AT_MOST))
+        return True
 
     def _interrupted(self, holder: object) -> None:
         """An exception left the wait: nothing of this thread may stay behind."""
-        with self._state:
-            if self._reader is holder:
-                if self._dirty:
+        if self._reading.get(_ROLE) is holder:
+            if self._dirty:
+                with self._state:
                     self.condemn()
-                self._reader = None
-            if isinstance(holder, Lane):
-                holder.parked = None
-            self._pass_baton()
-        if self.death is not None:
-            self._wire.wake()  # for who polls in order to write
+                self._wire.wake()  # for who polls in order to write
+            self._reading.pop(_ROLE, None)
+        if not self.alive:
+            self._leave()
 
     # Reading: with the role.
 
-    def _read(self, lane: Lane, deadline: Deadline) -> bool:
-        """Read until this lane has something, is stopped, or late, and give the role back. False: the consumer decides anew."""
-        while self._reader is lane:
-            mask = select.POLLIN | (select.POLLOUT if self.writer.blocked else 0)
-            ready = self._poller.wait(mask, deadline)
-            if ready & select.POLLOUT:
-                self.writer.flush(self)
-            if ready & ~select.POLLOUT:
-                self._fill(lane)
-            if self._reader is lane and deadline.passed:
-                with self._state:
-                    self._release()
-                return True
-        return bool(lane.queue) or lane.stopped or self.death is not None
+    def _read(self, lane: Lane, deadline: Deadline) -> list[Any] | None:
+        """The messages of the next read that has any; None where the stream or the connection is over, or it is late."""
+        while self.death is None and not lane.cancelled:
+            left = deadline.at - monotonic()
+            if self._poll(PIECE if left >= AT_MOST else left * 1000 if left > 0 else 0) and (messages := self._fill(False)):
+                return messages
+            if not self._go_on(deadline):
+                return None
+        return None
 
-    def _empty(self, lane: Lane, deadline: Deadline) -> None:
-        """Take in what came before this stream, then open it, in one holding of the role."""
-        while self._fill(None) and self.death is None:
-            if deadline.passed:
+    def _go_on(self, deadline: Deadline) -> bool:
+        """Nothing came, or nothing that is for a stream. Send what is owed; whether there is time left."""
+        self.writer.flush(self)
+        while self.writer.blocked and not deadline.passed:
+            if Poller(self._wire).wait(select.POLLIN | select.POLLOUT, deadline) & ~select.POLLOUT:
                 break
-        with self._state:
-            lane.open = self.death is None and not deadline.passed
-            self._release()
+            self.writer.flush(self)
+        return not deadline.passed
 
-    def drain(self, limit: int) -> None:
-        """Read without waiting, about this many bytes at most; for a thread that has no stream of its own to wait for."""
-        visitor = object()
-        try:
-            with self._state:
-                if self._reader is not None or self.death is not None:
-                    return
-                self._reader = visitor
-            while limit > 0 and self.alive and not self.full:
-                size = self._fill(None)
-                if size == _NOTHING:
-                    break
-                limit -= size
-            with self._state:
-                self._release()
-        except BaseException:
-            self._interrupted(visitor)
-            raise
-        finally:
-            if not self.alive:
-                self._leave()
+    def _fill(self, stray: bool) -> list[bytes] | None:
+        """One recv: the text messages that it completed, None where nothing is there. What else it says is seen to.
 
-    def _fill(self, lane: Lane | None) -> int:
-        """One recv, parsed and put where it belongs; how many bytes came.
-
-        If something came for `lane`, or it is over, the role is given back in the same critical section.
+        ``stray``: no stream is open that they could be for.
         """
         self._dirty = True
-        end: Death | None = None
         try:
             data = self._wire.recv()
         except OSError as error:
-            data, end = b"", death.broken(error)
+            self._heed([], death.broken(error))
+            return []
         if data is None:
             self._dirty = False
-            return _NOTHING
-        if not data and end is None:
-            end = death.ended()
-        self._take_in(data, lane, end)
-        return len(data)
+            return None
+        messages = self._parser.feed(data)
+        if stray or self._parser.news or not data:
+            self._heed(messages if stray else [], None if data else death.ended())
+        return messages
 
-    def _take_in(self, data: bytes, lane: Lane | None, end: Death | None = None) -> None:
-        parts, said = self.inbox.take(data, self.lanes, self)
-        end = said or end
-        if end is not None:
-            self.writer.flush(self)  # the answer to a close frame; it may well fail, which changes nothing
-        with self._state:
-            for target, batch, size in parts:
-                target.put(batch, size)
-                target.overflowed = self._multiplexed and target.full
-                target.unpark()
-            if end is not None:
-                self._die(end)
-            self._dirty = False
-            if lane is not None and (lane.queue or lane.stopped or self.death is not None):
-                self._release()
-        if end is not None:
+    def _heed(self, strays: list[bytes], end: Death | None) -> None:
+        """Answer control frames; end the connection, if they, a message that is nobody's or the end of the bytes are its end."""
+        told = self.inbox.controls()
+        said = (meaning(strays, self) if strays else None) or told or end
+        self.writer.flush(self)  # the answer to a close frame, too; it may well fail, which changes nothing
+        if said is not None:
+            with self._state:
+                self._die(said)
             self._wire.wake()
-        else:
-            self.writer.flush(self)
+
+    def _empty(self, lane: Lane, deadline: Deadline) -> None:
+        """Take in what came before this stream, then open it, in one holding of the role."""
+        try:
+            if self._taken(lane, deadline):
+                while self.death is None and not deadline.passed and not lane.stopped and self._fill(True) is not None:
+                    self._dirty = False
+                lane.open = self.death is None and not deadline.passed and not lane.stopped
+                del self._reading[_ROLE]
+        except BaseException:
+            self._interrupted(lane)
+            raise
+        if self.death is not None:
+            self._leave()
+
+    def drain(self, limit: int) -> None:
+        """Read without waiting, about this many bytes at most; for a thread that has no stream of its own to wait for."""
+        visit = Visit()
+        try:
+            if self._reading.setdefault(_ROLE, visit) is visit:
+                self._read_for_absent(limit)
+                del self._reading[_ROLE]
+        except BaseException:
+            self._interrupted(visit)
+            raise
+        finally:
+            visit.over.release()
+        if self.death is not None:
+            self._leave()
+
+    def _read_for_absent(self, limit: int) -> None:
+        """Read into the stream's queue; with the role."""
+        parser = self._parser
+        until = parser.received + limit
+        while self.death is None and parser.received < until and not self.full:
+            lane, before = self.lanes.get(None), parser.received
+            mine = lane is not None and lane.open
+            messages = self._fill(not mine)
+            if messages is None:
+                return
+            if lane is not None and mine and messages:
+                lane.put(messages, parser.received - before)
+            self._dirty = False

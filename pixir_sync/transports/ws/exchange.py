@@ -10,16 +10,17 @@ Rules kept here:
 
 from __future__ import annotations
 
+import math
 import os
-import time
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, cast
 
 from pixir_sync.cancellation import cancelled
 from pixir_sync.config import ProviderConfig
 from pixir_sync.deadline import Deadline
 from pixir_sync.protocol.classify import from_event
-from pixir_sync.protocol.codec import CodecError, dumps, loads
+from pixir_sync.protocol.codec import CodecError, dumps, loads, loads_each
 from pixir_sync.protocol.continuation import Mode
 from pixir_sync.protocol.errors import (
     ConnectionLost,
@@ -34,7 +35,7 @@ from pixir_sync.protocol.errors import (
     TotalTimeout,
     WriteTimeout,
 )
-from pixir_sync.protocol.events import IGNORED, TERMINAL, is_output
+from pixir_sync.protocol.events import TERMINAL, is_output
 from pixir_sync.protocol.frames import TEXT, FrameError, check_text, frame
 from pixir_sync.protocol.turn import STALE
 from pixir_sync.transports.base import Call
@@ -68,11 +69,14 @@ class Exchange:
         self._over = False
         self._retained_limit = config.pool.max_retained_bytes
         self.connection: Connection | None = None
-        self.phase: Phase = "connect"
+        self._phase: Phase = "connect"
         self.lane = Lane()
-        self._began = time.monotonic()
+        self._began = monotonic()
         self._link: int | None = None
-        self._limit = Deadline(None)
+        self._total = call.deadline.at
+        self._idle = math.inf if call.timeouts.idle is None else call.timeouts.idle
+        self._limit = Deadline(None)  # of the wait for the next event; put off for each
+        self._shown = 0  # how many events the wait before this one had seen
         self._first = True  # no event came yet
         self._begun = False  # no event came that can only be of this response
         self._message = worded(call, cast(Mode, config.continuation), held, reset, config.preset.frame_limit)
@@ -85,7 +89,7 @@ class Exchange:
         connection.reset_reason = None  # from here on a cancel may set it
         self.connection = call.preferred = connection
         self._link = call.cancel.register(self._stop)
-        self.phase = "send" if connection.served else "connect"
+        self._phase = "send" if connection.served else "connect"
         first = call.timeouts.idle if call.timeouts.first_event is None else call.timeouts.first_event
         try:
             begun = connection.begin(lane, call.deadline.sooner(first))
@@ -95,7 +99,7 @@ class Exchange:
             raise self._placed(_stale(error) if connection.served else error) from None
         if not begun:
             raise self._stopped(FirstEventTimeout)
-        self.phase = "send"
+        self._phase = "send"
         connection.baseline = None
         data = frame(TEXT, self._message.data, os.urandom(4))
         try:
@@ -106,15 +110,22 @@ class Exchange:
             if connection.death is not None and not lane.stopped:
                 raise self._lost()
             raise self._stopped(WriteTimeout)
-        self.phase = "first_event"
-        self._limit = call.deadline.sooner(first)
+        self._phase = "first_event"
+        self._limit.at = call.deadline.sooner(first).at
 
     def receive(self) -> list[Any]:
-        """The next events; may be none. Blocks. Raises `PixirError`."""
-        connection = self.connection
+        """The next events; may be none. Blocks. Raises `PixirError`.
+
+        The wait begins now: the time that the consumer took is none of it. What is no event of the response is no progress.
+        """
+        connection, assembler, now = self.connection, self.call.assembler, monotonic()
         assert connection is not None
-        if self.call.deadline.passed:  # also where there is always something to read
+        if now >= self._total:  # also where there is always something to read
             raise self._stopped(TotalTimeout)
+        if self._shown != assembler.events:
+            self._shown = assembler.events
+            late = now + self._idle
+            self._limit.at = late if late < self._total else self._total
         try:
             batch = connection.receive(self.lane, self._limit)
         except ConnectionLost as error:
@@ -123,22 +134,14 @@ class Exchange:
             raise self._placed(error) from None
         if batch is None:
             raise self._stopped(FirstEventTimeout if self.phase == "first_event" else IdleTimeout)
-        return self._events(batch)
-
-    def _events(self, batch: list[Any]) -> list[Any]:
-        """The objects of a batch of messages. What is none is counted; what is not UTF-8 ends the connection."""
         try:
-            events = list(map(loads, batch))
+            events = loads_each(batch)
         except CodecError:
             events = self._readable(batch)
-        if not self._begun:
-            events = self._of_this_response(events)
-        if self._first and events:
-            self._first = False
-            self.call.evidence.first_event_ms = (time.monotonic() - self._began) * 1000
-        return events
+        return events if self._begun else self._of_this_response(events)
 
     def _readable(self, batch: list[bytes]) -> list[Any]:
+        """The objects of a batch without those that are none, which are counted. What is not UTF-8 ends the connection."""
         events: list[Any] = []
         for message in batch:
             try:
@@ -163,16 +166,10 @@ class Exchange:
                     continue
                 self._begun = kind in TERMINAL or kind == "response.created" or is_output(kind)
             kept.append(data)
+        if self._first and kept:
+            self._first = False
+            self.call.evidence.first_event_ms = (monotonic() - self._began) * 1000
         return kept
-
-    def expect_next(self, events: list[Any]) -> None:
-        """The consumer asks for more: the wait for the next event begins. What is no event of the response is no progress."""
-        for data in events:
-            kind = data.get("type") if isinstance(data, dict) else None
-            if isinstance(kind, str) and kind not in IGNORED:
-                self.phase = "stream"
-                self._limit = self.call.deadline.sooner(self.call.timeouts.idle)
-                return
 
     # The end.
 
@@ -260,6 +257,11 @@ class Exchange:
             self._link = None
 
     # Errors.
+
+    @property
+    def phase(self) -> Phase:
+        """How far it came."""
+        return "stream" if self._shown else self._phase
 
     def _placed(self, error: PixirError) -> PixirError:
         """The error with how far this attempt came."""

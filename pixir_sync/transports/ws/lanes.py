@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from typing import Any
 
-__all__ = ["RETAINED", "Lane"]
+__all__ = ["RETAINED", "Lane", "Visit"]
 
 RETAINED = 64 << 20
 """The most bytes that are kept for a consumer that is away."""
@@ -45,7 +45,7 @@ class Lane:
         self.added = self.taken = self.visits = self.sent = 0
 
     def put(self, batch: Batch, size: int) -> None:
-        """Append what came; by the holder of the reading role, under the connection's state lock."""
+        """Append what came; by the holder of the reading role."""
         self.queue.append((batch, size))
         self.added += size
 
@@ -82,3 +82,13 @@ class Lane:
     def __repr__(self) -> str:
         state = "cancelled" if self.cancelled else "overflowed" if self.overflowed else "open" if self.open else "new"
         return f"<Lane {self.name or 'default'} {state} batches={len(self.queue)}>"
+
+
+class Visit:
+    """A reading role that waits for nothing. Who wants the role meanwhile waits for ``over``, which is released at its end."""
+
+    __slots__ = ("over",)
+
+    def __init__(self) -> None:
+        self.over = threading.Lock()
+        self.over.acquire()

@@ -46,12 +46,16 @@ class Mortal:
         # Guards who reads, who writes, the lanes and their parking locks, the outbox, death. Never held over I/O.
         self._state = threading.Lock()
         self._wire = Wire(sock)
-        self._reader: object | None = None
         self._cut = False  # `lose_idle` came while no stream was on it
 
     @property
     def alive(self) -> bool:
         return self.death is None
+
+    @property
+    def occupied(self) -> bool:
+        """Whether somebody has the reading role."""
+        raise NotImplementedError
 
     @property
     def fileno(self) -> int:
@@ -98,8 +102,11 @@ class Mortal:
         self.die(death.retired(reset))
 
     def _leave(self) -> None:
-        """Close the descriptor of a dead connection, if nobody is at it any more."""
+        """Close the descriptor of a dead connection, if nobody is at it any more.
+
+        Whoever leaves comes here after it has given back what it had. So the last one finds that nobody has anything.
+        """
         with self._state:
-            last = self.death is not None and self._reader is None and self.writer.left
+            last = self.death is not None and not self.occupied and self.writer.left
         if last:
             self._wire.close()

@@ -3,7 +3,8 @@
 Rules kept here:
 
 * ``_io_lock`` is held for one non-blocking call and never across a wait: two threads inside one `ssl.SSLSocket`, one reading and
-  one writing, hang or crash (1 to 14 % of first exchanges, a known defect of the interpreter). Asking it what is pending counts.
+  one writing, hang or crash (1 to 14 % of first exchanges, a known defect of the interpreter).
+* A recv takes more than a TLS record can hold, so none leaves decrypted bytes behind that poll would not see.
 * `wake` takes no lock. It shuts the raw socket down, under TLS too, which wakes whoever polls; closing would not.
 * The descriptor is closed only when nobody is in `wake`: the number could be another file's by then. A closer that finds somebody
   there leaves the closing to him.
@@ -14,34 +15,35 @@ Rules kept here:
 from __future__ import annotations
 
 import contextlib
-import math
 import select
 import socket
 import ssl
 import threading
 import weakref
+from time import monotonic
 
 from pixir_sync.deadline import Deadline
 
-__all__ = ["AT_MOST", "Poller", "Wire"]
+__all__ = ["AT_MOST", "PIECE", "Poller", "Wire"]
 
-_READ = 65_536
+_READ = 65_536  # a TLS record has at most 16,384 bytes of text
 _AGAIN = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 AT_MOST = 1.0
 """The longest wait in one piece, in seconds. A Ctrl-C that comes between the interpreter's last look for signals and the system
 call does not interrupt that, so it is seen after this; on a busy machine that gap is some milliseconds wide."""
+PIECE = AT_MOST * 1000
+"""The same in milliseconds, as poll wants it."""
 
 
 class Wire:
     """A connected, non-blocking socket. Threads share it; who may read and who may write is the connection's business."""
 
-    __slots__ = ("__weakref__", "_closed", "_io_lock", "_pending", "_sock", "_wakers", "fileno")
+    __slots__ = ("__weakref__", "_closed", "_io_lock", "_sock", "_wakers", "fileno")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         # Guards every recv, send and pending: one non-blocking call each.
         self._io_lock = threading.Lock()
-        self._pending = sock.pending if isinstance(sock, ssl.SSLSocket) else None
         self._wakers: set[object] = set()  # single operations only: those need no lock
         self._closed = False
         self.fileno = sock.fileno()
@@ -62,14 +64,6 @@ class Wire:
                 return self._sock.send(data)
             except _AGAIN:
                 return 0
-
-    @property
-    def pending(self) -> bool:
-        """Whether decrypted bytes wait where poll does not see them."""
-        if self._pending is None:
-            return False
-        with self._io_lock:
-            return self._pending() > 0
 
     def wake(self) -> None:
         """End every wait and every later read and write. From any thread, signal handler or finaliser."""
@@ -115,19 +109,19 @@ def _outlive(wire: Wire, sock: socket.socket) -> None:
 class Poller:
     """A kept poll object for one role's waits. Not for two threads at once: that is an error of `select.poll`."""
 
-    __slots__ = ("_mask", "_poll", "_wire")
+    __slots__ = ("_mask", "_object", "_wire", "poll")
 
     def __init__(self, wire: Wire) -> None:
         self._wire, self._mask = wire, select.POLLIN
-        self._poll = select.poll()
-        self._poll.register(wire.fileno, select.POLLIN)
+        self._object = select.poll()
+        self._object.register(wire.fileno, select.POLLIN)
+        self.poll = self._object.poll  # for who only waits for something to read; in milliseconds, never less than 0
 
     def wait(self, mask: int, deadline: Deadline) -> int:
         """Wait until the socket is ready, somebody wakes it, or the deadline passes (0), or for `AT_MOST` (0). Holds no lock."""
-        if mask & select.POLLIN and self._wire.pending:
-            return select.POLLIN
         if mask != self._mask:
-            self._poll.modify(self._wire.fileno, mask)
+            self._object.modify(self._wire.fileno, mask)
             self._mask = mask
-        ready = self._poll.poll(math.ceil(min(deadline.remaining(), AT_MOST) * 1000))
+        left = deadline.at - monotonic()
+        ready = self.poll(PIECE if left >= AT_MOST else left * 1000 if left > 0 else 0)  # it rounds up
         return ready[0][1] if ready else 0

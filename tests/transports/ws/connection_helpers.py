@@ -8,7 +8,7 @@ import select
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from pixir_sync import Keepalive, Network
 from pixir_sync.cancellation import CancelToken
@@ -17,28 +17,44 @@ from pixir_sync.network import tls_context
 from pixir_sync.protocol.frames import TEXT, frame
 from pixir_sync.transports.ws.connection import Connection
 from pixir_sync.transports.ws.lanes import Lane
+from pixir_sync.transports.ws.multiplexed import Multiplexed
 from pixir_sync.transports.ws.upgrade import upgrade
 from tests.support.peer import DEADLINE
 from tests.support.ws_peer import WebSocketPeer
 
+C = TypeVar("C", bound=Connection)
 CREATE = b'{"type":"response.create"}'
 BEAT = Keepalive(interval=0.2, timeout=0.4)
 
 __all__ = [
-    "BEAT", "CREATE", "begun", "connected", "no_role_is_held", "open_descriptor", "receive", "send", "till_readable",
+    "BEAT", "CREATE", "begun", "connected", "multiplexed", "no_role_is_held", "open_descriptor", "receive", "send",
+    "till_readable",
 ]  # fmt: skip
 
 
 @contextmanager
 def connected(
-    peer: WebSocketPeer, *, keepalive: Keepalive | None = None, multiplexed: bool = False, send_buffer: int | None = None
+    peer: WebSocketPeer, *, keepalive: Keepalive | None = None, send_buffer: int | None = None
 ) -> Iterator[Connection]:
     """A connection to this peer, with no keepalive thread; retired at the end."""
+    with _opened(Connection, peer, keepalive, send_buffer) as connection:
+        yield connection
+
+
+@contextmanager
+def multiplexed(peer: WebSocketPeer, *, send_buffer: int | None = None) -> Iterator[Multiplexed]:
+    """The same for several streams at once."""
+    with _opened(Multiplexed, peer, None, send_buffer) as connection:
+        yield connection
+
+
+@contextmanager
+def _opened(kind: type[C], peer: WebSocketPeer, keepalive: Keepalive | None, send_buffer: int | None) -> Iterator[C]:
     network = Network(ca_bundle=peer.ca_file, trust_env=False)
     opened = upgrade(peer.websocket_url, {}, network, lambda: tls_context(network), Deadline(DEADLINE), CancelToken())
     if send_buffer is not None:
         opened.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-    connection = Connection(opened.sock, opened.leftover, keepalive or Keepalive(), multiplexed=multiplexed)
+    connection = kind(opened.sock, opened.leftover, keepalive or Keepalive())
     try:
         yield connection
     finally:
@@ -76,7 +92,7 @@ def till_readable(connection: Connection, deadline: float = DEADLINE) -> None:
 def no_role_is_held(connection: Connection) -> bool:
     """Whether nobody reads, writes, waits, or holds a lock."""
     writer = connection.writer
-    roles = connection._reader is None and writer.left and not writer._waiting
+    roles = not connection.occupied and writer.left and not writer._waiting
     parked = [lane for lane in connection.lanes.values() if lane.parked is not None]
     return roles and not parked and not connection._state.locked() and not connection._wire._io_lock.locked()
 

@@ -208,7 +208,7 @@ def test_every_wait_ends_at_once(tls: bool, place: str, way: str) -> None:
 
 
 @pytest.mark.row("B15")
-def test_a_consumer_that_is_parked_while_the_keepalive_thread_reads(
+def test_a_consumer_that_waits_while_the_keepalive_thread_reads(
     peer_of: PeerOf, provider_of: ProviderOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one who cancels wakes the thread that reads, whichever it is, and that one the consumer."""
@@ -228,10 +228,12 @@ def test_a_consumer_that_is_parked_while_the_keepalive_thread_reads(
         pass
     armed.set()
     assert reading.wait(DEADLINE)
-    consumer = in_thread(lambda: run(stream, []))
     (connection,) = provider._websocket._pool.leased()  # type: ignore[union-attr]
     assert isinstance(connection, Connection)
-    wait_until(lambda: any(lane.parked for lane in connection.lanes.values()), "the consumer to park")
+    (lane,) = connection.lanes.values()
+    before = lane.visits
+    consumer = in_thread(lambda: run(stream, []))
+    wait_until(lambda: lane.visits > before, "the consumer to come")
     with took(0, 0.9):
         stream.cancel()
         go_on.set()

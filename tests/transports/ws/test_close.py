@@ -346,7 +346,7 @@ def test_close_on_the_keepalive_thread(secure: bool) -> None:
             def __exit__(self, *ended: object) -> None:
                 lock.release()
 
-        connection._state = Collecting()
+        connection._state = connection.writer._state = Collecting()  # it takes it in order to ping
         assert done.wait(5), "no visit took the lock"
         wait_until(lambda: provider.stats()["connections"]["live"] == 0, "the end")
 

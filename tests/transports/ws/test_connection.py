@@ -26,6 +26,7 @@ import pytest
 import pixir_sync.transports.ws
 from pixir_sync import Cancelled, ConnectionLost, Keepalive, user
 from pixir_sync.deadline import Deadline
+from pixir_sync.protocol.frames import FrameParser
 from pixir_sync.transports.ws import inbox, keepalive, wire
 from pixir_sync.transports.ws.connection import Connection
 from pixir_sync.transports.ws.lanes import Lane
@@ -33,7 +34,7 @@ from tests.support.events import text_response
 from tests.support.ws_peer import ClientGone, WebSocketPeer, Wire, answering
 from tests.transports.http.helpers import in_thread, wait_until
 from tests.transports.ws.conftest import PeerOf, ProviderOf
-from tests.transports.ws.connection_helpers import begun, connected, no_role_is_held, open_descriptor, receive, send
+from tests.transports.ws.connection_helpers import begun, connected, multiplexed, no_role_is_held, open_descriptor, receive, send
 
 ROOM = Path(pixir_sync.transports.ws.__file__).parent
 PATIENT = Keepalive(interval=20, timeout=10_000)
@@ -71,7 +72,7 @@ def test_locks_are_plain_and_entered_by_with(module: Path) -> None:
         name = ast.unparse(call.func)
         assert name not in {f"threading.{kind}" for kind in ("Condition", "RLock", "Semaphore", "Event", "Barrier")}, name
         if name.endswith(".acquire"):
-            assert name.split(".")[-2] in ("lock", "step", "turn", "parked"), name
+            assert name.split(".")[-2] in ("lock", "step", "turn", "over", "parked"), name
 
 
 # Interrupts.
@@ -233,7 +234,7 @@ def test_an_interrupted_stream_hands_over(first: str, peer_of: PeerOf) -> None:
         receive(connection, lane)
 
     def both(at: tuple[str, int, int] | None) -> tuple[Interrupts, object]:
-        with connected(peer, multiplexed=True) as connection:
+        with multiplexed(peer) as connection:
             mine, other = begun(connection, "a"), begun(connection, "b")
             over.clear()
             others.append(other)
@@ -328,7 +329,7 @@ def test_a_message_wakes_its_own_stream_only(peer_of: PeerOf) -> None:
         wire.send({"type": "x", "stream_id": "7"})
         wire.hold()
 
-    with connected(peer_of(script), multiplexed=True) as connection:
+    with multiplexed(peer_of(script)) as connection:
         lanes = [begun(connection, str(n)) for n in range(16)]
         waiting = [in_thread(lambda lane=lane: receive(connection, lane, deadline=30)) for lane in lanes]  # type: ignore[misc]
         wait_until(lambda: sum(lane.parked is not None for lane in lanes) == 15, "fifteen to park")
@@ -359,7 +360,7 @@ def test_one_reads_for_all_and_the_next_takes_over(peer_of: PeerOf) -> None:
             wire.send({"type": "x", "stream_id": name, "number": counts[name]})
         wire.hold()
 
-    with connected(peer_of(script), multiplexed=True) as connection:
+    with multiplexed(peer_of(script)) as connection:
 
         lanes = [begun(connection, str(n)) for n in range(8)]
 
@@ -476,15 +477,15 @@ def test_an_interrupt_with_a_batch_in_hand_ends_the_stream(
 
     peer = peer_of([script, answering()])
     provider = provider_of(peer)
-    taken = Lane.take
+    feed = FrameParser.feed
 
-    def lost(lane: Lane) -> list[Any]:
-        taken(lane)
-        monkeypatch.setattr(Lane, "take", taken)
+    def lost(parser: FrameParser, data: bytes) -> list[bytes]:
+        monkeypatch.setattr(FrameParser, "feed", feed)
+        assert feed(parser, data)
         raise KeyboardInterrupt
 
     stream = provider.stream([user("Hi")], session="s")
-    monkeypatch.setattr(Lane, "take", lost)
+    monkeypatch.setattr(FrameParser, "feed", lost)
     with pytest.raises(KeyboardInterrupt):
         next(stream)
     with pytest.raises(StopIteration):
@@ -505,7 +506,7 @@ def test_a_fault_of_our_own_ends_the_connection(peer_of: PeerOf, monkeypatch: py
         wire.send(MESSAGE)
         wire.expect_closed()
 
-    with connected(peer_of(script), multiplexed=True) as connection:
+    with multiplexed(peer_of(script)) as connection:
         first, second = begun(connection, "a"), begun(connection, "b")
         reading = in_thread(lambda: connection.receive(first, Deadline(30)))
         wait_until(lambda: connection._reader is first, "the reader")
@@ -515,7 +516,7 @@ def test_a_fault_of_our_own_ends_the_connection(peer_of: PeerOf, monkeypatch: py
         def fail(*args: object) -> Any:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(inbox.Inbox, "take", fail)
+        monkeypatch.setattr(inbox.Inbox, "controls", fail)
         go.set()
         with pytest.raises(ZeroDivisionError):
             reading.result(5)

@@ -47,7 +47,7 @@ def test_the_descriptor_outlives_the_one_who_is_at_it(end: str, role: str, peer_
         work: Callable[[], object]
         if role == "reads":
             work = lambda: connection.receive(lane, Deadline(30))  # noqa: E731
-            inside = lambda: connection._reader is lane  # noqa: E731
+            inside = lambda: connection.occupied  # noqa: E731
         else:
             work = lambda: send(connection, lane, b"x" * 8_000_000, 30)  # noqa: E731
             inside = lambda: lane.sent > 0  # noqa: E731
@@ -83,7 +83,7 @@ def test_a_number_that_is_used_again_is_left_alone(peer_of: PeerOf) -> None:
         with connected(peer) as connection:
             lane = begun(connection)
             reading = in_thread(lambda lane=lane, connection=connection: connection.receive(lane, Deadline(30)))  # type: ignore[misc]
-            wait_until(lambda: connection._reader is lane, "the reader")  # noqa: B023
+            wait_until(lambda: connection.occupied, "the reader")
             ends = [in_thread(lambda c=connection: c.die(retired("x"))), in_thread(connection.lose)]  # type: ignore[misc]
             pairs = []
             for _ in range(5):

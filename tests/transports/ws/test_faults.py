@@ -97,7 +97,7 @@ def test_a_thread_that_pings_never_hangs_a_first_exchange(peer_of: PeerOf) -> No
 
 @pytest.mark.parametrize("tls", [True])
 def test_every_call_on_a_tls_socket_is_made_under_its_lock(tls: bool, peer_of: PeerOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    """recv, send and pending: never two of them at once, whichever threads make them."""
+    """recv and send: never two of them at once, whichever threads make them."""
     wires: dict[int, wire_module.Wire] = {}
     calls: list[tuple[str, bool]] = []
 
@@ -111,7 +111,7 @@ def test_every_call_on_a_tls_socket_is_made_under_its_lock(tls: bool, peer_of: P
 
         return call
 
-    for name in ("recv", "send", "pending"):
+    for name in ("recv", "send"):
         monkeypatch.setattr(ssl.SSLSocket, name, guarded(name))
     with connected(peer_of(conversation([MESSAGE] * 3, then=holding))) as connection:
         wires[id(connection._wire._sock)] = connection._wire
@@ -120,16 +120,23 @@ def test_every_call_on_a_tls_socket_is_made_under_its_lock(tls: bool, peer_of: P
         send(connection, lane)
         assert receive(connection, lane, 3)
         wires.clear()
-    assert {name for name, _ in calls} == {"recv", "send", "pending"}
+    assert {name for name, _ in calls} == {"recv", "send"}
     assert all(locked for _, locked in calls)
 
 
-@pytest.mark.parametrize("pad", [3, 5000])
-def test_what_tls_has_decrypted_is_read_before_anybody_polls(
-    pad: int, peer_of: PeerOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of one record of the server's a part is read, the rest waits where poll does not see it: it comes all the same."""
-    monkeypatch.setattr(wire_module, "_READ", 50)
+@pytest.mark.parametrize("pad", [3, 5_000, 16_000, 500_000])
+def test_a_read_takes_all_that_tls_has_decrypted(pad: int, peer_of: PeerOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record is read whole, the largest too: nothing waits where poll does not see it, so nobody asks for it."""
+    recv, left = wire_module.Wire.recv, list[int]()
+
+    def watched(wire: wire_module.Wire) -> bytes | None:
+        data = recv(wire)
+        if isinstance(wire._sock, ssl.SSLSocket):
+            left.append(wire._sock.pending())
+        return data
+
+    monkeypatch.setattr(wire_module.Wire, "recv", watched)
+
     def script(wire: Wire) -> None:
         wire.read_create()
         wire.send_all([MESSAGE] * 3 + [{"type": "x", "pad": "a" * pad}], at_once=True)
@@ -138,6 +145,7 @@ def test_what_tls_has_decrypted_is_read_before_anybody_polls(
     with connected(peer_of(script)) as connection:
         lane = asked(connection)
         assert len(receive(connection, lane, 4)) == 4
+        assert set(left) == ({0} if isinstance(connection._wire._sock, ssl.SSLSocket) else set())
 
 
 # Waking, and closing under a reader.
@@ -167,7 +175,7 @@ def test_ending_a_connection_under_a_reader_blocks_nobody(how: str, peer_of: Pee
         lane = begun(connection)
         number = connection.fileno
         reading = in_thread(lambda: connection.receive(lane, Deadline(60)))
-        wait_until(lambda: connection._reader is lane, "the reader")
+        wait_until(lambda: connection.occupied, "the reader")
         ends: dict[str, Callable[[], object]] = {
             "stop": lambda: connection.stop(lane), "lose": connection.lose, "retire": connection.retire,
             "die": lambda: connection.die(retired("websocket_failed")),
@@ -565,7 +573,7 @@ def test_a_poll_object_of_one_role_is_not_the_others(peer_of: PeerOf, stack: Exi
     connection = stack.enter_context(connected(peer, send_buffer=8192))
     lane, other = begun(connection), Lane()
     reading = in_thread(lambda: connection.receive(lane, Deadline(30)))
-    wait_until(lambda: connection._reader is lane, "the reader")
+    wait_until(lambda: connection.occupied, "the reader")
     writing = in_thread(lambda: send(connection, other, b"x" * 4_000_000, stall=30))
     wait_until(lambda: connection.writer._poller._mask & select.POLLOUT != 0, "the writer to wait")
     peer.connections[0].send(MESSAGE)

@@ -509,9 +509,9 @@ def test_a_consumer_that_waits_is_not_disturbed(peer_of: PeerOf) -> None:
     with connected(peer_of(holding)) as connection:
         lane = begun(connection)
         reading = in_thread(lambda: connection.receive(lane, Deadline(30)))
-        wait_until(lambda: connection._reader is lane, "the reader")
+        wait_until(lambda: connection.occupied, "the reader")
         for _ in range(50):
             in_thread(lambda: keepalive.visit(connection, time.monotonic(), 20, readable=True)).result(5)
-            assert connection._reader is lane
+            assert connection.occupied
         connection.stop(lane)
         assert reading.result(5) is None

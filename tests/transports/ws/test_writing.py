@@ -25,7 +25,7 @@ from pixir_sync.transports.ws.writer import Writer
 from tests.support.ws_peer import PING, PONG, WebSocketPeer, Wire
 from tests.transports.http.helpers import in_thread, pause, wait_until
 from tests.transports.ws.conftest import PeerOf
-from tests.transports.ws.connection_helpers import begun, connected, no_role_is_held, receive, send
+from tests.transports.ws.connection_helpers import begun, connected, multiplexed, no_role_is_held, receive, send
 
 MESSAGE = {"type": "response.created", "response": {"id": "resp_1"}}
 LARGE = 16_000_000
@@ -218,7 +218,7 @@ ENDS: dict[str, Callable[[Connection, Lane], object]] = {
 def test_a_writer_that_waits_is_woken_by_the_end(end: str, peer_of: PeerOf) -> None:
     """A cancel, or the connection's end, by another thread; so is a second one that waits for the role."""
     peer = deaf_peer(peer_of)
-    with connected(peer, send_buffer=8192, multiplexed=True) as connection:
+    with multiplexed(peer, send_buffer=8192) as connection:
         first, second = begun(connection, "a"), begun(connection, "b")
         sending = in_thread(lambda: send(connection, first, b"x" * LARGE, 60, 60))
         wait_until(lambda: first.sent > 0, "the first to write")
@@ -236,7 +236,7 @@ def test_a_writer_that_waits_is_woken_by_the_end(end: str, peer_of: PeerOf) -> N
 def test_who_waits_to_write_gets_the_role_after_the_frame(peer_of: PeerOf) -> None:
     """Four threads send frames of a megabyte at once: each arrives whole; one that has no time gives up and leaves nothing."""
     peer = deaf_peer(peer_of)
-    with connected(peer, send_buffer=8192, multiplexed=True) as connection:
+    with multiplexed(peer, send_buffer=8192) as connection:
         lanes = [begun(connection, str(number)) for number in range(5)]
         sending = [
             in_thread(lambda lane=lane: send(connection, lane, str(lane.name).encode() * 1_000_000, 30))  # type: ignore[misc]
@@ -295,7 +295,7 @@ def test_a_reader_sends_what_is_owed_as_soon_as_there_is_room(peer_of: PeerOf) -
             connection.writer.post(PING_CODE, os.urandom(100))
             connection.writer.flush(connection)
         waiting = in_thread(lambda: receive(connection, lane))
-        wait_until(lambda: connection._reader is lane, "the reader")
+        wait_until(lambda: connection.occupied, "the reader")
         (wire,) = peer.connections
         wire.auto_pong = False  # nothing comes that would wake the reader
         wire.resume_reading()
