@@ -11,11 +11,11 @@ Rules kept here:
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import count
-from threading import get_ident
 from typing import Any
 
 from pixir_sync.cancellation import FORKED, CancelToken, cancelled
@@ -78,7 +78,7 @@ class Turn:
 
     def run(self) -> Generator[Event, None, Result]:
         number = next(_numbers)
-        self.consumer = get_ident()
+        self.consumer = threading.get_ident()
         link = self._parent.register(self.token.cancel) if self._parent is not None else None
         self.engine.live[number] = self.token
         try:
@@ -159,7 +159,7 @@ class Turn:
         """The path of each event: no lock, no log call, no copy, and nothing that a batch of one would do again."""
         token = self.token
         for batch in batches:
-            self.consumer = get_ident()  # the stream may have gone to another thread
+            self.consumer = threading.get_ident()  # the stream may have gone to another thread
             for data in batch if assembler.terminal is None else ():
                 if token.reason is not None:
                     self._leave_off(batch)
@@ -183,7 +183,7 @@ class Turn:
                 raise cancelled(token)  # before anything of the parent's is touched
 
     def _leave_off(self, batch: list[Any]) -> None:
-        """The call was cancelled, or is another process's. Raises, unless the end of the answer was read already."""
+        """The call was cancelled, or is another process's: raise, unless the end of the answer was read already."""
         if self.token.reason == FORKED or not any(map(is_terminal, batch)):
             raise cancelled(self.token)
 

@@ -11,13 +11,15 @@ Rules kept here:
 * ``loads`` accepts what servers really send: lone surrogate escapes, integers of any size below 64 bits. It refuses the
   constants NaN and Infinity, which are not JSON.
 * Errors never quote the text they are about.
+* ``quick_loads`` is the library's own function, to be mapped over a batch without a frame of ours for each text (0.1 µs of an
+  event's 3). It raises ValueError for what `loads` may accept: whoever uses it asks `loads` then.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
@@ -28,7 +30,7 @@ except ImportError:  # the extra [fast] is optional
 else:
     _FAST = True
 
-__all__ = ["CodecError", "dumps", "dumps_pretty", "loads", "loads_each"]
+__all__ = ["CodecError", "dumps", "dumps_pretty", "loads", "quick_loads"]
 
 
 class CodecError(ValueError):
@@ -115,7 +117,7 @@ def _dumps_std(value: Any) -> bytes:
 
 if _FAST:
     _orjson_loads, _orjson_dumps = orjson.loads, orjson.dumps
-    _quick: Callable[[Any], Any] = _orjson_loads
+    quick_loads: Callable[[bytes], Any] = _orjson_loads
     _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
     def loads(text: str | bytes) -> Any:
@@ -137,18 +139,7 @@ if _FAST:
 
 else:
     loads, dumps = _loads_std, _dumps_std
-    _quick = _loads_std
-
-
-def loads_each(texts: Sequence[bytes]) -> list[Any]:
-    """The value of each of these JSON texts. Raises `CodecError`; `loads` tells which it was.
-
-    The library's own function is mapped, without a frame of ours for each text.
-    """
-    try:
-        return list(map(_quick, texts))
-    except ValueError:
-        return list(map(loads, texts))
+    quick_loads = _loads_std
 
 
 def dumps_pretty(value: Any) -> str:

@@ -20,7 +20,7 @@ from pixir_sync.cancellation import cancelled
 from pixir_sync.config import ProviderConfig
 from pixir_sync.deadline import Deadline
 from pixir_sync.protocol.classify import from_event
-from pixir_sync.protocol.codec import CodecError, dumps, loads, loads_each
+from pixir_sync.protocol.codec import CodecError, dumps, loads, quick_loads
 from pixir_sync.protocol.continuation import Mode
 from pixir_sync.protocol.errors import (
     ConnectionLost,
@@ -135,8 +135,8 @@ class Exchange:
         if batch is None:
             raise self._stopped(FirstEventTimeout if self.phase == "first_event" else IdleTimeout)
         try:
-            events = loads_each(batch)
-        except CodecError:
+            events = list(map(quick_loads, batch))
+        except ValueError:
             events = self._readable(batch)
         return events if self._begun else self._of_this_response(events)
 

@@ -14,7 +14,6 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pixir_sync.config import ProviderConfig
@@ -120,7 +119,7 @@ class WebSocketTransport(Transport):
                         self._gate.succeeded(lease.key.url, lease.key.identity)
                         proven = True
                     yield events
-                    lease.thread = get_ident()  # the stream may have gone to another thread
+                    lease.thread = threading.get_ident()  # the stream may have gone to another thread
             self._pool.give_back(lease, keep=exchange.finish())
         except PixirError as error:
             conceal(error, call.secrets)
