@@ -40,11 +40,11 @@ _numbers = count(1)
 
 
 def may_block(function: Any) -> bool:
-    """Whether a call of this C function waits where nothing is there: a read of a socket with a timeout, or a poll."""
+    """Whether a call of this C function waits where nothing is there: a read of a socket that blocks, a poll, a select."""
     owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
     if isinstance(owner, socket.SocketType):
         return name in _READS and owner.gettimeout() != 0
-    return name == "poll" and type(owner).__module__ == "select"
+    return function is select.select or (name == "poll" and type(owner).__module__ == "select")
 
 
 class Script(NamedTuple):
