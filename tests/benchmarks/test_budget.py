@@ -98,6 +98,13 @@ def test_what_is_allowed_is_no_message() -> None:
     assert budget.over(MADE_UP, {"sse paced, json": Found({"bytecodes": 1050.0, "locks": 0.0}, [])}) == ""
 
 
+def test_what_has_fallen_far_is_named() -> None:
+    """A budget that nobody renews after a gain would let it go again."""
+    fallen = {"sse paced, json": Found({"bytecodes": 949.0, "locks": 0.0}, [])}
+    assert budget.loose(MADE_UP, fallen) == ["sse paced, json: bytecodes"]
+    assert budget.loose(MADE_UP, {"sse paced, json": Found({"bytecodes": 950.0}, [])}) == []
+
+
 def test_another_python_is_held_to_nothing() -> None:
     """It is told why."""
     reason = budget.unheld(MADE_UP._replace(python="3.99"))
