@@ -279,7 +279,7 @@ def over(budget: Budget, found: Mapping[str, Found]) -> str:
 
 
 def loose(budget: Budget, found: Mapping[str, Found]) -> list[str]:
-    """The figures that have fallen so far that their limit holds nothing any more: below it by more than twice the headroom."""
+    """The figures that have fallen so far that their limit is loose: by more than the headroom."""
     pairs = [(f"{name}: {figure}", value, budget.figures.get(name, {}).get(figure))
              for name, one in found.items() for figure, value in one.figures.items()]  # fmt: skip
     return [name for name, value, limits in pairs if limits and value < limits[0] - (limits[1] - limits[0])]

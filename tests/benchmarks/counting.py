@@ -41,8 +41,8 @@ _FUNCTIONS = frozenset({("posix", "urandom"), ("time", "sleep"), ("select", "sel
 def system_calls(function: Any) -> int:
     """How many system calls a C function of Linux' CPython 3.11 makes, as ``strace -c -f`` counts them.
 
-    Setting a timeout is one. A socket with a timeout is polled before each read and write. What makes, copies or closes a socket is no
-    C function that shows: a first call has two more. For the streams and the turn the sum is exactly that of strace.
+    Setting a timeout is one. A socket with a timeout is polled before each read and write. What makes, copies or closes a socket
+    is no C function that shows: a first call has two more. For the streams and the turn the sum is exactly that of strace.
     """
     owner, name = getattr(function, "__self__", None), function.__name__
     if isinstance(owner, socket.SocketType):
