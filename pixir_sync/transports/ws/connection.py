@@ -97,6 +97,10 @@ class Connection(Mortal):
         """Whether a consumer is so far behind that nothing more is read."""
         return any(lane.full for lane in list(self.lanes.values()))
 
+    def quiet(self, now: float) -> bool:
+        """Whether there is nothing for the keepalive thread to do, if nothing has come."""
+        return now < self.heart.quiet_until and self.death is None and self.writer.at_rest
+
     def __repr__(self) -> str:
         state = "dead" if self.death is not None else "busy" if self.lanes else "idle"
         return f"<{type(self).__name__} {state} served={self.served} baseline={self.baseline is not None}>"

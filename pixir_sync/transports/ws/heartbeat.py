@@ -14,9 +14,12 @@ __all__ = ["Heartbeat"]
 
 
 class Heartbeat:
-    """The pings of one connection. Times in seconds of a monotonic clock."""
+    """The pings of one connection. Times in seconds of a monotonic clock.
 
-    __slots__ = ("_asked", "_interval", "_next", "_number", "_payload", "_sent_at", "_timeout")
+    ``quiet_until``: nothing is to be done for them before that, unless something comes.
+    """
+
+    __slots__ = ("_asked", "_interval", "_next", "_number", "_payload", "_sent_at", "_timeout", "quiet_until")
 
     def __init__(self, interval: float, timeout: float, now: float) -> None:
         self._interval, self._timeout = interval, timeout
@@ -25,6 +28,7 @@ class Heartbeat:
         self._payload = b""
         self._asked = False
         self._sent_at: float | None = None
+        self.quiet_until = self._next
 
     def due(self, now: float) -> bytes | None:
         """The payload of a ping that should go out now, or None."""
@@ -38,17 +42,20 @@ class Heartbeat:
     def left(self, now: float) -> None:
         """The ping has left."""
         if self._asked:
-            self._sent_at = now
+            self._wait_from(now)
 
     def answered(self, payload: bytes) -> None:
         """A pong came; one that answers an earlier ping, or none, says nothing."""
         if payload == self._payload:
-            self._asked, self._sent_at = False, None
+            self._asked, self._sent_at, self.quiet_until = False, None, self._next
 
     def put_off(self, now: float) -> None:
         """The answer cannot come through at present."""
         if self._sent_at is not None:
-            self._sent_at = now
+            self._wait_from(now)
+
+    def _wait_from(self, now: float) -> None:
+        self._sent_at, self.quiet_until = now, now + self._timeout
 
     def expired(self, now: float) -> bool:
         """Whether the peer owes an answer for too long."""

@@ -26,7 +26,7 @@ from pixir_sync.deadline import Deadline
 from pixir_sync.forking import watch
 from pixir_sync.protocol.continuation import Baseline, begins_with
 from pixir_sync.protocol.errors import Cancelled, PixirError, PoolTimeout, ProviderClosed, SessionBusy
-from pixir_sync.transports.ws.pool_facts import facts
+from pixir_sync.transports.ws.pool_facts import facts, overdue
 from pixir_sync.transports.ws.pool_state import CANDIDATES, RECONNECTED, Idle, Lease, Ledger, Pooled, PoolKey, Waiter
 
 __all__ = ["ConnectionPool", "Lease", "PoolKey", "Pooled"]
@@ -256,7 +256,7 @@ class ConnectionPool:
         """
         with self._lock:
             self._catch_up()
-            for idle in [idle for idle in self._ledger.idle if not idle.claimed]:
+            for idle in overdue(self._ledger):
                 self._ledger.weed(idle)
             self._ledger.serve()
             left = self._ledger.size

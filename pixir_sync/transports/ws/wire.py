@@ -38,14 +38,14 @@ PIECE = AT_MOST * 1000
 class Wire:
     """A connected, non-blocking socket. Threads share it; who may read and who may write is the connection's business."""
 
-    __slots__ = ("__weakref__", "_closed", "_io_lock", "_sock", "_wakers", "fileno")
+    __slots__ = ("__weakref__", "_io_lock", "_sock", "_wakers", "closed", "fileno")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         # Guards every recv, send and pending: one non-blocking call each.
         self._io_lock = threading.Lock()
         self._wakers: set[object] = set()  # single operations only: those need no lock
-        self._closed = False
+        self.closed = False
         self.fileno = sock.fileno()
         _outlive(self, sock)
 
@@ -70,23 +70,19 @@ class Wire:
         me = object()
         try:
             self._wakers.add(me)
-            if not self._closed:
+            if not self.closed:
                 with contextlib.suppress(OSError):  # not connected any more: nobody waits
                     socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
         finally:
             self._wakers.discard(me)
-            if self._closed and not self._wakers:
+            if self.closed and not self._wakers:
                 self._sock.close()
 
     def close(self) -> None:
         """Close the descriptor. By the last one that reads, writes or polls; takes no lock, and may come again."""
-        self._closed = True
+        self.closed = True
         if not self._wakers:
             self._sock.close()
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
 
     def __del__(self) -> None:
         self._sock.close()  # nobody is in it, whatever an interrupt left in the books

@@ -88,6 +88,11 @@ class Writer:
         return self._owing and self.holder is None
 
     @property
+    def at_rest(self) -> bool:
+        """Whether nothing is owed, and nothing went wrong."""
+        return not (self._outbox or self._pongs or self._rest) and self.failed is None
+
+    @property
     def left(self) -> bool:
         """Whether no thread is at the socket for writing."""
         return self.holder is None or self.failed is not None
