@@ -4,32 +4,33 @@ Rules kept here:
 
 * The same figures give the same file: no date, no version, fixed ids, text as text.
 * No background, and lines and words in a grey that is read on white and on black; the colours are those of Okabe and Ito that
-  stand out on both. A client has one colour in all charts. For who sees no colour a line has its marker, a bar its figure.
+  stand out on both. A client has one colour in all charts; its variants differ by the dashes of the line or the hatches of the
+  bar. For who sees no colour a line has its marker, a bar its figure.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import cycle
+from itertools import chain, cycle, repeat
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.section import Chart
 
-__all__ = ["colours", "draw", "short"]
+__all__ = ["draw", "looks", "short"]
 
 _GREY = "#767676"
 _BLUE, _VERMILION, _GREEN, _PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 _KNOWN = {"official": _VERMILION, "orjson": _BLUE, "json": _GREEN}
 _OTHERS = (_BLUE, _GREEN, _PURPLE, _VERMILION)
-_MARKERS = "osD^vX"
+_MARKERS, _DASHES, _HATCHES = "osD^vXPd", ("-", "--", ":", "-."), ("", "////", "....", "xxxx")
 _SETTINGS = {
     "svg.hashsalt": "pixir_sync", "svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
     "font.size": 8, "axes.titlesize": 9, "axes.titleweight": "bold",
     "text.color": _GREY, "axes.labelcolor": _GREY, "axes.edgecolor": _GREY, "axes.titlecolor": _GREY, "xtick.color": _GREY,
     "ytick.color": _GREY, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "grid.color": _GREY,
-    "grid.alpha": 0.25, "grid.linewidth": 0.5, "legend.frameon": False, "axes.formatter.useoffset": False,
+    "grid.alpha": 0.25, "grid.linewidth": 0.5, "hatch.linewidth": 0.5, "legend.frameon": False, "axes.formatter.useoffset": False,
 }  # fmt: skip
 _WIDTH, _HEIGHT = 7.0, 3.0  # inches
 
@@ -41,7 +42,8 @@ def draw(chart: Chart, path: Path) -> None:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # whatever the settings of this machine are
         matplotlib.rcParams.update(_SETTINGS)
-        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+        rows_of_names = (len(chart.series) + 2) // 3
+        figure = Figure(figsize=(_WIDTH, _HEIGHT + 0.15 * rows_of_names), layout="constrained")
         axes = figure.add_subplot()
         axes.set(title=chart.title, xlabel=chart.x_label, ylabel=chart.y_label)
         axes.grid(axis="y")
@@ -50,7 +52,7 @@ def draw(chart: Chart, path: Path) -> None:
             axis.set_major_formatter(lambda figure, _: short(figure))
             axis.set_minor_formatter("")
         if len(chart.series) > 1:
-            figure.legend(loc="outside lower center", ncols=len(chart.series))
+            figure.legend(loc="outside lower center", ncols=min(3, len(chart.series)))
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, transparent=True, metadata={"Date": None, "Creator": None})
 
@@ -68,10 +70,11 @@ def _bars(axes: Any, chart: Chart) -> None:
     labels = list(dict.fromkeys(str(x) for points in chart.series.values() for x, _ in points))
     axes.set_xticks(range(len(labels)), labels)
     axes.tick_params(axis="x", length=0)
-    painted = colours(list(chart.series))
-    for name, points in chart.series.items():
+    for name, (colour, variant) in looks(list(chart.series)).items():
+        points = chart.series[name]
         places, width = _places(chart, labels, name)
-        bars = axes.bar(places, [y for _, y in points], width * 0.9, label=name, color=painted[name])
+        hatch = _HATCHES[variant % len(_HATCHES)]
+        bars = axes.bar(places, [y for _, y in points], width * 0.9, label=name, color=colour, hatch=hatch)
         axes.bar_label(bars, [short(y) for _, y in points], padding=1, fontsize=7)
 
 
@@ -90,24 +93,23 @@ def _lines(axes: Any, chart: Chart) -> None:
     """Lines with a marker at each point, of many points at some."""
     if chart.logarithmic:
         axes.set(yscale="log", xscale="linear" if _has_labels(chart) else "log")
-    painted = colours(list(chart.series))
-    for (name, points), marker in zip(chart.series.items(), cycle(_MARKERS), strict=False):
-        xs, ys = zip(*points, strict=True)
-        every = 1 + len(points) // 15
-        axes.plot(xs, ys, marker=marker, markevery=every, markersize=4, linewidth=1.5, label=name, color=painted[name])
+    for (name, (colour, variant)), marker in zip(looks(list(chart.series)).items(), cycle(_MARKERS), strict=False):
+        xs, ys = zip(*chart.series[name], strict=True)
+        dashes, every = _DASHES[variant % len(_DASHES)], 1 + len(xs) // 15
+        axes.plot(xs, ys, dashes, marker=marker, markevery=every, markersize=4, linewidth=1.5, label=name, color=colour)
     if not chart.logarithmic:
         axes.set_ylim(0, 1.1 * max(y for points in chart.series.values() for _, y in points))
 
 
-def colours(names: Sequence[str]) -> Mapping[str, str]:
-    """The colour of each series: a client's own where the name tells one that is not taken, else the next that is free."""
-    found: dict[str, str] = {}
+def looks(names: Sequence[str]) -> Mapping[str, tuple[str, int]]:
+    """The colour of each series, and which of those that share it this one is; a series that is no client's has one of its own."""
+    own = {name: next((colour for word, colour in _KNOWN.items() if word in name), "") for name in names}
+    free: Iterator[str] = chain((colour for colour in _OTHERS if colour not in own.values()), repeat(_GREY))
+    found: dict[str, tuple[str, int]] = {}
     for name in names:
-        own = next((colour for word, colour in _KNOWN.items() if word in name), None)
-        if own is not None and own not in found.values():
-            found[name] = own
-    free: Iterator[str] = (colour for colour in (*_OTHERS, _GREY) if colour not in found.values())
-    return {name: found[name] if name in found else next(free, _GREY) for name in names}
+        colour = own[name] or next(free)
+        found[name] = colour, [taken for taken, _ in found.values()].count(colour)
+    return found
 
 
 def short(figure: float) -> str:

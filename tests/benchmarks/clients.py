@@ -18,20 +18,29 @@ import argparse
 import gc
 import importlib
 import json
+import socket
+import ssl
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 __all__ = ["CLIENTS", "Client", "measure", "measure_batch", "measure_paced", "measure_paced_threads", "measure_threads"]
 
 _PROMPT = "Tell me all of it."
 _DELTA, _COMPLETED = "response.output_text.delta", "response.completed"
 _DEADLINE = 240.0
+_READ = 65_536
+_UPGRADE = (
+    b"GET %b/responses HTTP/1.1\r\nHost: %b\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+_RAW_DELTA = b'"delta":"'
 
 Stream = Callable[..., Any]
 """Asks for the answer of a model, to a prompt or to the usual one, and gives what is read: the iterable of its events."""
@@ -73,6 +82,53 @@ def official_http(base_url: str, **options: Any) -> Iterator[Open]:
     with _official(base_url) as client:
         create = client.responses.create
         yield lambda: nullcontext(lambda model, prompt=_PROMPT: create(model=model, input=prompt, **options))
+
+
+@contextmanager
+def raw_socket(base_url: str) -> Iterator[Open]:
+    """No client: a socket that is read without decoding anything, which is what every client pays at least. Plain or TLS."""
+    address = urlsplit(base_url)
+
+    @contextmanager
+    def connected() -> Iterator[Stream]:
+        with ExitStack() as stack:
+            sock: socket.socket = stack.enter_context(socket.create_connection((address.hostname, address.port), _DEADLINE))
+            if address.scheme == "https":
+                sock = stack.enter_context(ssl.create_default_context().wrap_socket(sock, server_hostname=address.hostname))
+            sock.settimeout(None)  # one call to the kernel per read; whoever runs this has a deadline
+            sock.sendall(_UPGRADE % (address.path.encode(), address.netloc.encode()))
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                head += sock.recv(_READ)
+
+            def stream(model: str, prompt: str = _PROMPT) -> Iterator[bytes]:
+                body = json.dumps({"type": "response.create", "model": model, "input": prompt}).encode()
+                sock.sendall(bytes((0x81, 0x80 | len(body))) + bytes(4) + body)  # masked by zeros
+                return _payloads(sock)
+
+            yield stream
+
+    yield connected
+
+
+def _payloads(sock: socket.socket) -> Iterator[bytes]:
+    """The payloads of the frames of an answer."""
+    data, at = b"", 0
+    while True:
+        size, start = (data[at + 1], at + 2) if len(data) - at >= 10 else (0, len(data) + 1)
+        if size > 125:
+            start += 2 if size == 126 else 8
+            size = int.from_bytes(data[at + 2 : start], "big")
+        if start + size > len(data):
+            received = sock.recv(_READ)
+            if not received:
+                raise ConnectionError("the peer has gone")
+            data, at = data[at:] + received, 0
+            continue
+        at = start + size
+        yield data[start:at]
+        if data.startswith(b'{"type":"response.completed"', start):
+            return
 
 
 def _official(base_url: str) -> Any:
@@ -121,6 +177,21 @@ def delays_official(events: Any) -> list[int]:
     return delays
 
 
+def count_raw(payloads: Iterator[bytes]) -> Count:
+    """The same for a raw socket, whose text nobody looks at."""
+    return sum(1 for _ in payloads), 0
+
+
+def delays_raw(payloads: Iterator[bytes]) -> list[int]:
+    """The same for a raw socket: the time is found without decoding."""
+    delays = []
+    for payload in payloads:
+        at = payload.find(_RAW_DELTA)
+        if at > 0:
+            delays.append(time.monotonic_ns() - int(payload[at + len(_RAW_DELTA) : at + len(_RAW_DELTA) + 20]))
+    return delays
+
+
 def delays_whole(response: Any) -> list[int]:
     """A response that was not streamed has none."""
     return []
@@ -152,6 +223,7 @@ CLIENTS: dict[tuple[str, str], Client] = {
         lambda url: official_http(url, stream=True), count_official, delays_official, _text_official
     ),
     ("official", "http"): Client(official_http, count_whole, delays_whole, lambda response: len(response.output_text)),
+    ("raw", "websocket"): Client(raw_socket, count_raw, delays_raw, lambda payloads: count_raw(payloads)[1]),
 }
 """By client and protocol."""
 
@@ -260,7 +332,7 @@ def _at_once(client: Client, url: str, threads: int, work: Callable[[Stream], An
 def main() -> None:
     """Measure one client and print what was found."""
     parser = argparse.ArgumentParser(description="One client of a comparison.")
-    parser.add_argument("client", choices=("pixir", "official"))
+    parser.add_argument("client", choices=("pixir", "official", "raw"))
     parser.add_argument("protocol", choices=("websocket", "sse", "http"))
     parser.add_argument("base_url")
     parser.add_argument("--work", choices=("bulk", "paced", "batch"), default="bulk", help="what to measure")

@@ -36,7 +36,7 @@ Found = TypeVar("Found")
 
 
 class Case(NamedTuple):
-    """One client in one setting. ``codec`` is the JSON library of the provider, ``""`` for the official SDK."""
+    """One client in one setting. ``codec`` is the JSON library of the provider, ``""`` for the others."""
 
     client: str
     protocol: str
@@ -51,7 +51,8 @@ class Case(NamedTuple):
     @property
     def name(self) -> str:
         """The client and its variant."""
-        return f"pixir_sync, {self.codec}" if self.codec else f"official SDK {OFFICIAL}"
+        names = {"official": f"official SDK {OFFICIAL}", "raw": "raw socket"}
+        return names.get(self.client) or f"pixir_sync, {self.codec}"
 
     @property
     def over(self) -> str:
@@ -64,13 +65,17 @@ class Case(NamedTuple):
         return f"{self.over}, {'TLS' if self.secure else 'plain'}"
 
 
-def cases(protocols: Sequence[str], codecs: Sequence[str], *, secure: Sequence[bool] = (False,)) -> Iterator[Case]:
-    """All cases, so ordered that what is compared runs side by side."""
+def cases(
+    protocols: Sequence[str], codecs: Sequence[str], *, secure: Sequence[bool] = (False,), raw: bool = False
+) -> Iterator[Case]:
+    """All cases, so ordered that what is compared runs side by side; with ``raw`` a raw socket beside those over WebSocket."""
     for tls in secure:
         for protocol in protocols:
             yield Case("official", protocol, tls)
             for codec in codecs:
                 yield Case("pixir", protocol, tls, codec)
+            if raw and protocol == "websocket":
+                yield Case("raw", protocol, tls)
 
 
 def interleaved(what: str, todo: Iterable[Case], rounds: int, measure: Callable[[Case], Found]) -> dict[Case, list[Found]]:

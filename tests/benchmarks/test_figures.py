@@ -25,6 +25,15 @@ def test_the_median_of_the_rounds_counts() -> None:
     assert missed("bulk", short, BULK) == ["bulk, WebSocket, plain, orjson: 19.9 times the official SDK, not 20"]
 
 
+def test_what_is_out_of_reach_is_told() -> None:
+    """A raw socket shows what can be reached."""
+    found = {OFFICIAL: [sample(6)], OURS: [sample(1)], Case("raw", "websocket"): [sample(0.8)]}
+    assert missed("paced", found, PACED) == [
+        "paced, WebSocket, plain, orjson: 6.0 times the official SDK, not 7 (a raw socket that decodes nothing: 7.5)"
+    ]
+    assert paced_table(found).splitlines()[4] == "| WebSocket, plain | raw socket | 0.8 | 7.5 | 20 | 50 |"
+
+
 @pytest.mark.parametrize(
     ("protocol", "codec", "secure", "bulk", "paced"),
     [
@@ -47,6 +56,7 @@ def test_each_case_runs_beside_what_it_is_compared_with() -> None:
     order = list(cases(("websocket", "sse"), ("orjson", "json"), secure=(False, True)))
     assert len(order) == len(set(order)) == 12
     assert all(1 <= order.index(case) - order.index(case.official) <= 2 for case in order if case.codec)
+    assert [*cases(("websocket", "sse"), ("json",), raw=True)][2:4] == [Case("raw", "websocket"), Case("official", "sse")]
     ran: list[Case] = []
 
     def measure(case: Case) -> int:

@@ -164,6 +164,16 @@ def test_the_provider_reads_every_event(peer: Peer, protocol: str, monkeypatch: 
     assert 0 < paced["p50"] <= paced["p99"]
 
 
+@pytest.mark.parametrize("scheme", ["plain", "tls"])
+def test_a_raw_socket_reads_every_event(peer: Peer, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left when a client does nothing: the same events, the same delays."""
+    monkeypatch.setenv("SSL_CERT_FILE", peer.authority)
+    client, url = clients.CLIENTS["raw", "websocket"], getattr(peer, scheme)
+    assert clients.measure(client, url, 0.0)["events"] == DELTAS + OTHER_EVENTS
+    paced = clients.measure_paced(client, url)
+    assert paced["events"] == PACED_DELTAS and 0 < paced["p50"] <= paced["p99"]
+
+
 @pytest.mark.parametrize("protocol", READERS)
 def test_threads_read_every_event_and_share_a_batch(peer: Peer, protocol: str) -> None:
     """Eight at once, on one provider: each has its answers, and each request of the batch is answered once."""
