@@ -102,7 +102,7 @@ def _lines(axes: Any, chart: Chart) -> None:
 
 
 def looks(names: Sequence[str]) -> Mapping[str, tuple[str, int]]:
-    """The colour of each series, and which of those that share it this one is; a series that is no client's has one of its own."""
+    """The colour of each series, and which of those that share it this one is; a series that is no client's has its own."""
     own = {name: next((colour for word, colour in _KNOWN.items() if word in name), "") for name in names}
     free: Iterator[str] = chain((colour for colour in _OTHERS if colour not in own.values()), repeat(_GREY))
     found: dict[str, tuple[str, int]] = {}

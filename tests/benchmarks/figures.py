@@ -15,7 +15,10 @@ from typing import NamedTuple
 from tests.benchmarks.process import Case
 from tests.benchmarks.section import Chart, table
 
-__all__ = ["NO_TARGETS", "Sample", "Samples", "Targets", "bars", "bulk_table", "cpu", "missed", "p50", "paced_table", "wall"]
+__all__ = [
+    "NO_TARGETS", "Sample", "Samples", "Targets", "bars", "bulk_table", "cpu", "missed", "p50", "paced_table", "peer_share",
+    "wall",
+]  # fmt: skip
 
 
 class Sample(NamedTuple):
@@ -54,6 +57,11 @@ def p50(samples: Iterable[Sample]) -> float:
 def p99(samples: Iterable[Sample]) -> float:
     """The delay that one event of a hundred exceeds, in seconds."""
     return median(sample.p99 for sample in samples)
+
+
+def peer_share(found: Samples) -> float:
+    """The largest share of a core that the peer used in any run."""
+    return max(sample.peer for samples in found.values() for sample in samples)
 
 
 def ratio(case: Case, found: Samples) -> float:

@@ -10,7 +10,7 @@ Rules kept here:
 from __future__ import annotations
 
 from tests.benchmarks.answers import OTHER_EVENTS
-from tests.benchmarks.figures import Sample, Targets, bars, bulk_table, cpu, missed, p50, paced_table
+from tests.benchmarks.figures import Sample, Targets, bars, bulk_table, cpu, missed, p50, paced_table, peer_share
 from tests.benchmarks.peer import DELTAS, PACED_DELTAS, Peer
 from tests.benchmarks.process import Case, cases, interleaved, run
 from tests.benchmarks.section import Section, Setting
@@ -47,7 +47,8 @@ def compare(setting: Setting) -> Section:
         one_by_one = interleaved("streaming, paced", todo, setting.rounds, paced)
     text = (
         f"In bulk, {deltas:,} deltas and the events around them:\n\n{bulk_table(in_bulk, BULK)}\n\n"
-        f"Paced, {paced_deltas:,} deltas half a millisecond apart:\n\n{paced_table(one_by_one, PACED)}"
+        f"Paced, {paced_deltas:,} deltas half a millisecond apart:\n\n{paced_table(one_by_one, PACED)}\n\n"
+        f"The peer used at most {peer_share(in_bulk):.0%} of a core in bulk and {peer_share(one_by_one):.0%} paced."
     )
     charts = [
         bars("streaming-bulk", "Bulk answers", "events per CPU second", in_bulk, lambda samples: 1 / cpu(samples)),

@@ -11,7 +11,7 @@ Rules kept here:
 from __future__ import annotations
 
 from tests.benchmarks.answers import OTHER_EVENTS
-from tests.benchmarks.figures import Sample, Samples, bars, bulk_table, p50, paced_table, wall
+from tests.benchmarks.figures import Sample, bars, bulk_table, p50, paced_table, peer_share, wall
 from tests.benchmarks.peer import Peer
 from tests.benchmarks.process import Case, cases, interleaved, run
 from tests.benchmarks.section import Section, Setting
@@ -50,14 +50,10 @@ def compare(setting: Setting) -> Section:
     text = (
         f"In bulk, answers of {deltas:,} deltas, one after the other in each thread:\n\n{bulk_table(in_bulk)}\n\n"
         f"Paced, {1 / PACE:.0f} events per second in each thread, {threads / PACE:,.0f} in all:\n\n{paced_table(one_by_one)}\n\n"
-        f"The peer used at most {_peer(in_bulk):.0%} of a core in bulk and {_peer(one_by_one):.0%} paced."
+        f"The peer used at most {peer_share(in_bulk):.0%} of a core in bulk and {peer_share(one_by_one):.0%} paced."
     )
     charts = [
         bars("threads-bulk", f"{threads} threads in bulk", "events per second", in_bulk, lambda samples: 1 / wall(samples)),
         bars("threads-delay", f"Median delay of {threads} paced threads", "µs", one_by_one, lambda samples: p50(samples) * 1e6),
     ]
     return Section(f"{threads} threads at once", text, charts)
-
-
-def _peer(found: Samples) -> float:
-    return max(sample.peer for samples in found.values() for sample in samples)
