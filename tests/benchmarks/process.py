@@ -116,13 +116,18 @@ def environ(authority: str) -> dict[str, str]:
 
 
 def official_python(folder: Path) -> Path:
-    """The interpreter of the official SDK's environment, which is made where it is missing."""
+    """The interpreter of the official SDK's environment, which is made where it is missing.
+
+    Raises FileExistsError where the folder holds something else, which making it would delete.
+    """
     python = folder / "bin" / "python"
     probe = "from importlib.metadata import version as v; import websockets; print(v('openai'))"
     if python.exists():
         done = subprocess.run([str(python), "-c", probe], capture_output=True, text=True, timeout=_DEADLINE)
         if done.stdout.strip() == OFFICIAL:
             return python
+    if folder.exists() and not (folder / "pyvenv.cfg").exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty, and no virtual environment")
     print(f"making {folder} with openai[realtime]=={OFFICIAL}", file=sys.stderr)
     venv.create(folder, clear=True, with_pip=True)
     command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"openai[realtime]=={OFFICIAL}"]
