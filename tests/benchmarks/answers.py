@@ -2,8 +2,8 @@
 
 Rules kept here:
 
-* Both protocols carry the same JSON texts. An answer is encoded before anything is measured, all but its id: no two answers have
-  the same, because a client may tell by the id what is left over of the answer before.
+* Both protocols carry the same JSON texts. An answer is encoded before anything is measured, all but its id and the time of a
+  paced delta. No two answers have the same id, because a client may tell by it what is left over of the answer before.
 * The events are those of a real server in their order: set-up, deltas, done events that repeat the text, one completed event.
 * The text is mostly ASCII, with a letter beyond it here and there, as real text has.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import count, cycle, islice
 from typing import Any
 
@@ -28,8 +27,9 @@ OTHER_EVENTS = 8
 _WORDS = ("streamed", "answers", "arrive", "piecewise", "while", "their", "readers", "waited", "déjà vu —", "patiently", "until",
           "everything", "is there")  # fmt: skip
 _ITEM = "msg_0c58d3f1a97be4620068e1f0a1b2c3d4"
-_CHUNK = 16_384
+_CHUNK, _END = 16_384, b"0\r\n\r\n"
 _ANY_ID = b"resp_" + b"?" * 48
+_ANY_TIME = b"?" * 20
 _numbers = count(1)
 
 
@@ -140,6 +140,10 @@ class Answer:
         """Send the events as the body of an HTTP response in chunked transfer coding, with its end."""
         raise NotImplementedError
 
+    def whole(self) -> bytes:
+        """The response by itself, as a JSON text."""
+        raise NotImplementedError
+
 
 class Bulk(Answer):
     """All events at once, faster than any client reads them.
@@ -157,7 +161,9 @@ class Bulk(Answer):
         # Chunks begin anew where an id comes soon, which a cut would otherwise go through.
         parts = [b"".join(map(sse, part)) for part in (self.events[:4], self.events[4:-1], self.events[-1:])]
         chunks = [chunk(part[cut : cut + _CHUNK]) for part in parts for cut in range(0, len(part), _CHUNK)]
-        self._sse = b"".join([*chunks, b"0\r\n\r\n"]).split(_ANY_ID)
+        self._sse = b"".join([*chunks, _END]).split(_ANY_ID)
+        response = self.events[-1].partition(b'"response":')[2].rpartition(b',"sequence_number":')[0]
+        self._whole = response.split(_ANY_ID)
 
     def send_websocket(self, send: Send) -> None:
         self._send(send, self._websocket)
@@ -165,42 +171,50 @@ class Bulk(Answer):
     def send_sse(self, send: Send) -> None:
         self._send(send, self._sse)
 
+    def whole(self) -> bytes:
+        return _fresh_id().join(self._whole)
+
     @staticmethod
     def _send(send: Send, pieces: Sequence[bytes]) -> None:
-        """Send what stands between the ids, the large piece without a copy."""
+        """Send what stands between the ids; a large piece without a copy, a short answer with one call."""
         first, second, deltas, completed = pieces
         fresh = _fresh_id()
+        if len(deltas) < _CHUNK:
+            send(fresh.join(pieces))
+            return
         send(first + fresh + second + fresh)
         send(deltas)
         send(fresh + completed)
 
 
-@dataclass(frozen=True)
 class Paced(Answer):
-    """One event per packet, as a model writes them; the text of a delta is the time at which it was sent.
+    """One event per packet, as a model writes them; the text of a delta is the time at which it was sent."""
 
-    Attributes:
-        deltas: how many.
-        clock: the time in nanoseconds; the client must read the same clock.
-        ticks: makes an iterator whose every step lasts until the next event is due.
-    """
-
-    deltas: int
-    clock: Callable[[], int]
-    ticks: Callable[[], Iterator[object]]
+    def __init__(self, deltas: int, clock: Callable[[], int], ticks: Callable[[], Iterator[object]]) -> None:
+        """``clock`` gives nanoseconds, the client must read the same; each step of ``ticks()`` lasts until an event is due."""
+        self._clock, self._ticks = clock, ticks
+        self._opening, self._closing = _opening(), _closing("0" * 20, deltas)
+        encoded = [_delta(number, _ANY_TIME.decode()) for number in range(deltas)]
+        self._frames = [_around_time(frame(payload)) for payload in encoded]
+        self._chunks = [_around_time(chunk(sse(payload))) for payload in encoded]
 
     def send_websocket(self, send: Send) -> None:
-        self._send(send, frame)
+        self._send(send, frame, self._frames)
 
     def send_sse(self, send: Send) -> None:
-        self._send(send, lambda payload: chunk(sse(payload)))
-        send(b"0\r\n\r\n")
+        self._send(send, lambda payload: chunk(sse(payload)), self._chunks)
+        send(_END)
 
-    def _send(self, send: Send, encode: Encode) -> None:
+    def _send(self, send: Send, encode: Encode, deltas: Sequence[tuple[bytes, bytes]]) -> None:
         fresh = _fresh_id()
-        for payload in _opening():
+        for payload in self._opening:
             send(encode(payload.replace(_ANY_ID, fresh)))
-        for number, _ in zip(range(self.deltas), self.ticks(), strict=False):
-            send(encode(_delta(number, f"{self.clock():020d}")))
-        for payload in _closing("0" * 20, self.deltas):
+        for (before, after), _ in zip(deltas, self._ticks(), strict=False):
+            send(b"%b%020d%b" % (before, self._clock(), after))
+        for payload in self._closing:
             send(encode(payload.replace(_ANY_ID, fresh)))
+
+
+def _around_time(encoded: bytes) -> tuple[bytes, bytes]:
+    before, _, after = encoded.partition(_ANY_TIME)
+    return before, after

@@ -1,15 +1,17 @@
-"""The other side of the streaming benchmark: a process that answers faster than any client reads.
+"""The other side of the comparisons: a process that answers faster than any client reads.
 
-It speaks WebSocket and HTTP/SSE, plain and over TLS, on raw sockets. A request's ``model`` names the answer: ``bulk`` is
-20,000 deltas as fast as they go, ``paced`` is one event per packet, half a millisecond apart::
+It speaks WebSocket and HTTP, plain and over TLS, on raw sockets. A request's ``model`` names the answer: ``bulk`` is 20,000
+deltas as fast as they go, ``paced`` is one event per packet, half a millisecond apart, unless told otherwise. A request over HTTP
+without ``stream`` gets the bulk answer as one JSON body::
 
     with Peer() as peer:
         Provider(base_url=peer.plain, model="bulk", ...)
 
 Rules kept here:
 
-* What is sent was encoded before; the peer's own work per answer is a ``sendall`` or three.
+* What is sent was encoded before; the peer's own work per answer is a ``sendall`` or three, per paced event one.
 * It has a process of its own, so that its work is nobody's CPU time. It ends with the ``with`` block, or with its parent.
+* It tells what it used, so that a comparison can show that the peer was not what was waited for.
 * Nothing here comes from the package that is measured.
 """
 
@@ -26,6 +28,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -41,10 +44,13 @@ PACED_DELTAS = 4_000
 PACE = 0.0005
 """Seconds between two events of the paced answer."""
 
+_GOLDEN = 0.618_034
+
 _DEADLINE = 30.0
 _MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _TEXT, _CLOSE, _PING, _PONG = 0x1, 0x8, 0x9, 0xA
 _SSE_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+_JSON_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 _REFUSAL = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -71,10 +77,12 @@ class Peer:
     authority: str
     characters: int
 
-    def __init__(self, deltas: int = DELTAS, paced_deltas: int = PACED_DELTAS) -> None:
+    def __init__(self, deltas: int = DELTAS, paced_deltas: int = PACED_DELTAS, *, pace: float = PACE) -> None:
+        """``pace`` is the time in seconds between two events of the paced answer."""
         context = multiprocessing.get_context("spawn")  # a fork would inherit what the caller has open
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_main, args=(theirs, deltas, paced_deltas), name="benchmark-peer", daemon=True)
+        sizes = (deltas, paced_deltas, pace)
+        self._process = context.Process(target=_main, args=(theirs, *sizes), name="benchmark-peer", daemon=True)
         self._theirs = theirs
 
     def __enter__(self) -> Peer:
@@ -99,19 +107,31 @@ class Peer:
         self._process.close()
 
 
-def _ticks() -> Iterator[None]:
-    """Each step lasts until the next event is due. A late one does not make the next one early."""
-    due = time.monotonic()
+    def cpu(self) -> float:
+        """The processor time that the process has used so far, in seconds."""
+        self._pipe.send(None)
+        if not self._pipe.poll(_DEADLINE):
+            raise TimeoutError("the peer does not answer")
+        used: float = self._pipe.recv()
+        return used
+
+
+def _ticks(pace: float, share: float) -> Iterator[None]:
+    """Each step lasts until the next event is due, the first for this share of the pace. A late one makes the next one late."""
+    due = time.monotonic() - (1 - share) * pace
     while True:
-        due = max(due + PACE, time.monotonic())
+        due = max(due + pace, time.monotonic())
         time.sleep(max(0.0, due - time.monotonic()))
         yield
 
 
-def _main(pipe: Connection, deltas: int, paced_deltas: int) -> None:
+def _main(pipe: Connection, deltas: int, paced_deltas: int, pace: float) -> None:
     """The process: serves until the other end of the pipe is closed."""
     bulk = Bulk(deltas)
-    answers: dict[str, Answer] = {"bulk": bulk, "paced": Paced(paced_deltas, time.monotonic_ns, _ticks)}
+    numbers = count(1)
+    # Answers that run at once do not beat together: their first events are spread over the pace.
+    paced = Paced(paced_deltas, time.monotonic_ns, lambda: _ticks(pace, next(numbers) * _GOLDEN % 1))
+    answers: dict[str, Answer] = {"bulk": bulk, "paced": paced}
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
@@ -122,7 +142,9 @@ def _main(pipe: Connection, deltas: int, paced_deltas: int) -> None:
             threading.Thread(target=_accept, args=(listener, tls, answers), name="peer-accept", daemon=True).start()
         pipe.send(Addresses(_url("http", plain), _url("https", secure), str(pem), bulk.characters))
         with suppress(EOFError):
-            pipe.recv()
+            while True:
+                pipe.recv()
+                pipe.send(time.process_time())
 
 
 def _listener() -> socket.socket:
@@ -152,8 +174,16 @@ def _serve(sock: socket.socket, tls: ssl.SSLContext | None, answers: Mapping[str
                     return
                 else:
                     body = json.loads(reader.read(int(head.fields["content-length"])))
-                    stream.sendall(_SSE_HEAD)
-                    answers[body["model"]].send_sse(stream.sendall)
+                    _serve_http(stream, answers[body["model"]], body.get("stream", False))
+
+
+def _serve_http(stream: socket.socket, answer: Answer, streamed: bool) -> None:
+    if streamed:
+        stream.sendall(_SSE_HEAD)
+        answer.send_sse(stream.sendall)
+    else:
+        whole = answer.whole()
+        stream.sendall(_JSON_HEAD % len(whole) + whole)
 
 
 class _Head(NamedTuple):

@@ -1,4 +1,4 @@
-"""The peer of the streaming benchmark answers correctly in both protocols: without that its figures would mean nothing."""
+"""The peer of the comparisons answers correctly, and the clients read all of it: without that the figures would mean nothing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import IO, Any
 from urllib.parse import urlsplit
 
@@ -155,10 +156,67 @@ def test_the_answer_has_the_size_that_is_reported() -> None:
 def test_the_provider_reads_every_event(peer: Peer, protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The benchmark's own client counts what the peer sent, in bulk and paced."""
     monkeypatch.setenv("SSL_CERT_FILE", peer.authority)
-    opened, count, delays = clients.CLIENTS["pixir", protocol]
-    with opened(peer.tls) as stream:
-        found = clients.measure(stream, count, 0.0)
-        paced = clients.measure_paced(stream, count, delays)
+    client = clients.CLIENTS["pixir", protocol]
+    found = clients.measure(client, peer.tls, 0.0)
+    paced = clients.measure_paced(client, peer.tls)
     assert (found["events"], found["characters"]) == (DELTAS + OTHER_EVENTS, peer.characters)
     assert paced["events"] == PACED_DELTAS
     assert 0 < paced["p50"] <= paced["p99"]
+
+
+@pytest.mark.parametrize("scheme", ["plain", "tls"])
+def test_a_raw_socket_reads_every_event(peer: Peer, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left when a client does nothing: the same events, the same delays."""
+    monkeypatch.setenv("SSL_CERT_FILE", peer.authority)
+    client, url = clients.CLIENTS["raw", "websocket"], getattr(peer, scheme)
+    assert clients.measure(client, url, 0.0)["events"] == DELTAS + OTHER_EVENTS
+    paced = clients.measure_paced(client, url)
+    assert paced["events"] == PACED_DELTAS and 0 < paced["p50"] <= paced["p99"]
+
+
+@pytest.mark.parametrize("protocol", READERS)
+def test_threads_read_every_event_and_share_a_batch(peer: Peer, protocol: str) -> None:
+    """Eight at once, on one provider: each has its answers, and each request of the batch is answered once."""
+    client = clients.CLIENTS["pixir", protocol]
+    found = clients.measure_threads(client, peer.plain, 8, 0.0)
+    assert (found["answers"], found["events"]) == (8, 8 * (DELTAS + OTHER_EVENTS))
+    paced = clients.measure_paced_threads(client, peer.plain, 8)
+    assert paced["events"] == 8 * PACED_DELTAS
+    batch = clients.measure_batch(client, peer.plain, 8, 20)
+    assert (batch["requests"], batch["characters"]) == (20, 20 * peer.characters)
+    assert all(one["cpu"] > 0 < one["wall"] for one in (found, paced, batch))
+
+
+def test_a_thread_that_fails_ends_the_run(peer: Peer) -> None:
+    """With its own error, and not with that of those who waited for it."""
+    client = replace(clients.CLIENTS["pixir", "sse"], text=lambda stream: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        clients.measure_batch(client, peer.plain, 4, 8)
+
+
+def test_a_request_over_http_that_asks_for_no_stream_gets_the_response(peer: Peer) -> None:
+    """The object that the last event of the streamed answer has, but for its id."""
+    body = json.dumps({"model": "bulk", "input": "Hi"}).encode()
+    request = b"POST /v1/responses HTTP/1.1\r\nHost: peer\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    with connect(peer.plain, peer.authority) as sock, sock.makefile("rb") as reader:
+        sock.sendall(request)
+        fields = dict(line.split(b": ") for line in read_head(reader)[1:])
+        response = json.loads(reader.read(int(fields[b"content-length"])))
+    streamed = sse_events(peer.plain, peer.authority, "bulk")[0][-1]["response"]
+    assert response.pop("id") != streamed.pop("id")
+    assert response == streamed
+
+
+def test_the_peer_tells_what_it_used(peer: Peer) -> None:
+    """Its processor time grows by work, and not by the asking."""
+    before = peer.cpu()
+    websocket_events(peer.plain, peer.authority, "bulk")
+    assert before < peer.cpu() < before + 60
+
+
+@pytest.mark.parametrize("deltas", [4, DELTAS])
+def test_a_short_answer_is_one_packet(deltas: int) -> None:
+    """A long one is not copied for that."""
+    sent: list[bytes] = []
+    Bulk(deltas).send_websocket(sent.append)
+    assert len(sent) == (1 if deltas == 4 else 3)
