@@ -1,4 +1,4 @@
-"""A client of a comparison, run as a process of its own: by its path, because the official SDK's environment has nothing else of ours."""
+"""Runs a client of a comparison as a process of its own, by its path: the official SDK's environment has nothing else of ours."""
 
 from __future__ import annotations
 
@@ -43,14 +43,19 @@ def environ(authority: str, more: Mapping[str, str] | None = None) -> dict[str, 
     return {**kept, "SSL_CERT_FILE": authority, **(more or {})}
 
 
-def run(script: Path, client: Client, setting: Setting, authority: str, *options: object) -> Any:
-    """Run a client's script once and give what it printed, which is JSON. Raises CalledProcessError; what it said was shown."""
+def run(
+    script: Path, client: Client, setting: Setting, authority: str, *options: object, deadline: float = _DEADLINE
+) -> Any:
+    """Run a client's script once and give what it printed, which is JSON.
+
+    Raises CalledProcessError, where what it said has been shown, and TimeoutExpired after the deadline, in seconds.
+    """
     python = setting.official if client.sdk == "official" else Path(sys.executable)
     command = [str(python), "-P", str(script), client.sdk, *map(str, options)]
     more = {"PYTHONPATH": str(ROOT)} if client.codec else {}
     if client.codec == "json":
         command.append("--no-orjson")
     done = subprocess.run(
-        command, env=environ(authority, more), stdout=subprocess.PIPE, text=True, check=True, timeout=_DEADLINE
+        command, env=environ(authority, more), stdout=subprocess.PIPE, text=True, check=True, timeout=deadline
     )
     return json.loads(done.stdout)

@@ -2,8 +2,8 @@
 
 Rules kept here:
 
-* A comparison is a module with ``compare(setting) -> Section``. It measures in turn (A B A B), each run in a process of its own, and
-  gives medians.
+* A comparison is a module with ``compare(setting) -> Section``. It measures in turn (A B A B), each run in a process of its own,
+  and gives medians.
 * A section tells its figures and no opinion; what falls short of a target stands in ``missed``, in words that hold both figures.
 """
 

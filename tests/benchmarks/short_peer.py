@@ -1,7 +1,7 @@
 """A peer for what is no streaming: short answers at once, long ones in blocks, thousands of connections in one thread.
 
-A request's ``model`` names the answer: ``short`` is ten events, ``long`` a million. It speaks WebSocket and HTTP/SSE, plain and over
-TLS 1.3::
+A request's ``model`` names the answer: ``short`` is ten events, ``long`` a million. It speaks WebSocket and HTTP/SSE, plain and
+over TLS 1.3::
 
     with ShortPeer() as peer:
         Provider(base_url=peer.plain, model="short", ...)

@@ -16,7 +16,6 @@ Rules kept here:
 from __future__ import annotations
 
 import argparse
-import gc
 import importlib
 import json
 import sys
@@ -35,7 +34,7 @@ Take = Callable[[list[Any], str | None], Answer]
 
 _IN_A_ROW = 4
 _MESSAGE = 1_000  # bytes of an item's JSON, about
-_WORDS = "Each message of the history holds about a kilobyte of text, with a letter beyond ASCII — here and there — as real text does. "
+_WORDS = "Each message of the history holds about a kilobyte of text, with a letter beyond ASCII — here and there. "
 _WHOLE = ("full", "http")
 _COMPLETED = "response.completed"
 _MODEL = "short"

@@ -10,7 +10,7 @@ Rules kept here:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -101,10 +101,10 @@ def report(found: Found, rounds: int) -> Section:
     """The section: two tables and a chart."""
     sizes = list(next(iter(found.values())))
     text = f"""\
-A turn adds one short message to a history and reads the {SHORT} events of a short answer. The history is made of messages of about a
-kilobyte each, the user's and the model's in turn, every text its own. The peer reads and parses each request to its end, and tells what
-it saw: a delta must have been one item. CPU time is the whole process's, for one turn from the call to the last event; medians of many
-turns in each of {rounds} rounds (the official SDK replays the longest history in one round only).
+A turn adds one short message to a history and reads the {SHORT} events of a short answer. The history is made of messages of
+about a kilobyte each, the user's and the model's in turn, every text its own. The peer reads and parses each request to its
+end, and tells what it saw: a delta must have been one item. CPU time is the whole process's, for one turn from the call to the
+last event; medians of many turns in each of {rounds} rounds (the official SDK replays the longest history in one round only).
 
 CPU microseconds per turn:
 
@@ -115,13 +115,14 @@ Wall microseconds per turn; of a full replay that is the peer's reading, too:
 {_table(found, sizes, lambda turns: median(turn.wall for turn in turns) * 1e6)}
 
 {_ratios(found, sizes)}"""
-    series = {", ".join(case.names): [(size / 1000, _cpu(turns) * 1e6) for size, turns in of.items()] for case, of in found.items()}
+    series = {
+        ", ".join(case.names): [(size / 1000, _cpu(turns) * 1e6) for size, turns in of.items()] for case, of in found.items()
+    }
     chart = Chart("turns", "A turn over a growing history", "KB of history", "CPU µs per turn", "lines", series, logarithmic=True)
     return Section("Turns", text, [chart], missed(found))
 
 
-def _table(found: Found, sizes: Sequence[int], figure: object) -> str:
-    assert callable(figure)
+def _table(found: Found, sizes: Sequence[int], figure: Callable[[Sequence[Turn]], float]) -> str:
     rows = [[*case.names, *(f"{figure(of[size]):,.0f}" for size in sizes)] for case, of in found.items()]
     return table(["client", "turn", *(_size(size) for size in sizes)], rows)
 
@@ -133,19 +134,19 @@ def _size(size: int) -> str:
 def _ratios(found: Found, sizes: Sequence[int]) -> str:
     """How much less our delta costs than each of the official SDK's ways, and how it grows."""
     official = [case for case in found if not case.client.codec]
+    held = HELD if HELD in sizes else sizes[-1]
     rows = []
     for case in (case for case in found if case.way in ("kept", "rebuilt")):
         of = found[case]
         growth = f"{_cpu(of[sizes[-1]]) / _cpu(of[sizes[0]]):.1f}"
-        held = HELD if HELD in sizes else sizes[-1]
         rows.append([*case.names, *(f"{_cpu(found[other][held]) / _cpu(of[held]):,.1f}" for other in official), growth])
     heads = [f"official, {_NAMES[case.way]}" for case in official]
-    text = f"CPU of the official SDK's turns at {_size(HELD if HELD in sizes else sizes[-1])}, in times of ours, and how ours grows:"
+    text = f"CPU of the official SDK's turns at {_size(held)}, in times of ours, and how ours grows:"
     return f"{text}\n\n{table(['client', 'turn', *heads, f'growth {_size(sizes[0])} to {_size(sizes[-1])}'], rows)}"
 
 
 def missed(found: Found) -> list[str]:
-    """What falls short of the targets: of the delta with the list kept, at `HELD` bytes, and from the shortest history to the longest."""
+    """What falls short of the targets: of the delta with the list kept, at `HELD` bytes, and from the shortest to the longest."""
     short = []
     for case in (case for case in found if case.way == "kept"):
         of, name = found[case], case.client.name
@@ -159,7 +160,8 @@ def missed(found: Found) -> list[str]:
         first, last = min(of), max(of)
         if (growth := _cpu(of[last]) / _cpu(of[first])) >= GROWTH_TARGET:
             short.append(
-                f"a turn from {_size(first)} to {_size(last)}, {name}: grows {growth:.1f} times, not less than {GROWTH_TARGET:.0f}"
+                f"a turn from {_size(first)} to {_size(last)}, {name}: grows {growth:.1f} times, "
+                f"not less than {GROWTH_TARGET:.0f}"
             )
     return short
 
