@@ -99,7 +99,7 @@ def report(found: Found) -> Section:
     events, turns = (next(iter(of.values())).held[-1].at for of in (streams, conversations))
     text = f"""\
 A stream of {events:,} events, of which the caller keeps none. The text that the result will have is kept in pieces. At the end
-the result is held, with the text and the server's own last word, the response, which repeats it:
+the result is held; its text and that in the server's last word, the response, are one object:
 
 {in_streams}
 
