@@ -49,8 +49,11 @@ def stream(provider: Any, every: int, memory: Callable[[], int]) -> list[Point]:
     return points
 
 
-def conversation(provider: Any, turns: int, every: int, memory: Callable[[], int]) -> list[Point]:
-    """Take so many turns of one session, with a history that grows by all that is said."""
+def conversation(provider: Any, turns: int, every: int, memory: Callable[[], int], counted: bool) -> list[Point]:
+    """Take so many turns of one session, with a history that grows by all that is said; ``counted``: its bytes, too.
+
+    Counting needs memory that stays resident.
+    """
     history: list[Any] = []
     points: list[Point] = []
     provider.complete("Hi", session="another")
@@ -59,7 +62,7 @@ def conversation(provider: Any, turns: int, every: int, memory: Callable[[], int
         history.append({"type": "message", "role": "user", "content": _LINE.format(turn)})
         history += provider.complete(history, session="one").output_items
         if turn % every == 0:
-            points.append((turn, memory() - start, *sizes(history)))
+            points.append((turn, memory() - start, *(sizes(history) if counted else (0, 0))))
     assert provider.stats()["turns"]["websocket"] == {"delta": turns - 1, "full": 2}
     return points
 
@@ -116,7 +119,7 @@ def main() -> None:
         if options.what == "stream":
             points = stream(provider, options.every, memory)
         else:
-            points = conversation(provider, options.turns, options.every, memory)
+            points = conversation(provider, options.turns, options.every, memory, not options.resident)
     print(json.dumps(points))
 
 
