@@ -8,8 +8,8 @@ Rules kept here:
 
 * A turn is timed from the call to its last event: the history is there before, and what was answered is added after. CPU time is
   that of the whole process, all of its threads.
-* The first turn only opens the connection. Where a delta is measured, one turn sends the history and is not timed; four that are
-  timed follow, each with one short message more; then the history is cut back to its size, and sent whole again.
+* The first turn only opens the connection. Where a delta is measured, one turn sends the history and is not timed; sixteen
+  that are follow, each with one short message more; then the history is cut back to its size, and sent whole again.
 * What the peer says of each request, how many bytes and items it had, is compared with what it must have been.
 """
 
@@ -32,7 +32,7 @@ Answer = tuple[list[Any], str, dict[str, str]]
 Take = Callable[[list[Any], str | None], Answer]
 """A turn: of a history and the id of the response before, if there was one."""
 
-_IN_A_ROW = 4
+_IN_A_ROW = 16
 _MESSAGE = 1_000  # bytes of an item's JSON, about
 _WORDS = "Each message of the history holds about a kilobyte of text, with a letter beyond ASCII — here and there. "
 _WHOLE = ("full", "http")
