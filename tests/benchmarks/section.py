@@ -25,6 +25,7 @@ class Setting(NamedTuple):
         codecs: the JSON libraries that the provider is measured with: ``orjson``, ``json``.
         seconds: how long a run of bulk answers lasts.
         quick: small numbers, to see that all of it runs; the figures then say nothing.
+        without_official: leave the official SDK out; its figures are then missing, and what is held against them is not held.
     """
 
     official: Path
@@ -32,6 +33,7 @@ class Setting(NamedTuple):
     codecs: Sequence[str] = ("orjson", "json")
     seconds: float = 1.5
     quick: bool = False
+    without_official: bool = False
 
 
 class Chart(NamedTuple):
