@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pixir_sync.protocol.errors import FrameTooLarge, InvalidResponse, PixirError
-from pixir_sync.protocol.sse import EventBlocks, decode_events
+from pixir_sync.protocol.sse import EventBlocks, EventDecoder
 
 WIRE = sorted((Path(__file__).parents[1] / "data" / "wire").glob("*.sse"))
 BOM = b"\xef\xbb\xbf"
@@ -26,14 +26,14 @@ A, B = b'data: {"type":"a","n":1}', b'data: {"type":"b","n":2}'
 
 def read(chunks: list[bytes], limit: int = 64 << 20) -> tuple[list[dict[str, Any]], int, type[PixirError] | bool]:
     """All events of a body, the number of malformed ones, and how it ended: finish()'s answer or the error's class."""
-    blocks = EventBlocks(limit)
+    blocks, decoder = EventBlocks(limit), EventDecoder(sseclient.SSEClient)
     events: list[dict[str, Any]] = []
     malformed = 0
     try:
         for chunk in chunks:
             block = blocks.push(chunk)
             assert UNIFORM.fullmatch(block)
-            found, bad = decode_events(block, sseclient.SSEClient)
+            found, bad, _ = decoder.decode(block)
             events += found
             malformed += bad
         return events, malformed, blocks.finish()
@@ -75,9 +75,9 @@ TABLE = {
     "the last event line counts": (b'event: x\nevent: a\ndata: {"n":1}\n\n', [{"type": "a", "n": 1}]),
     "event line after the data": (b'data: {"n":1}\nevent: a\n\n', [{"type": "a", "n": 1}]),
     "own type before the event line's": (b"event: x\n" + A + b"\n\n", [ONE]),
-    "no type at all": (b'data: {"n":1}\n\n', [{"n": 1}]),
-    "empty event name": (b'event:\ndata: {"n":1}\n\n', [{"n": 1}]),
-    "event name does not outlive its event": (b'event: a\n\ndata: {"n":1}\n\n', [{"n": 1}]),
+    "the event line says what the data says": (b"event: a\n" + A + b"\n\nevent: a\n" + B + b"\n\n", [ONE, TWO]),
+    "the event line says what an earlier value says": (b'event: a\ndata: {"type":"a","type":"b","n":2}\n\n', [TWO]),
+    "the data ends like an event line": (b'data: {"type":"a","n":1}\nx: event: a\n' + b"\n" + B + b"\n\n", [ONE, TWO]),
     "keepalive by name": (b"event: keepalive\ndata: {}\n\n" + A + b"\n\n", [ONE]),
     "keepalive without data": (b"event: keepalive\n\n" + A + b"\n\n", [ONE]),
     "keepalive by type": (b'data: {"type":"keepalive"}\n\n' + A + b"\n\n", [ONE]),
@@ -173,7 +173,10 @@ def expected_events(pairs: list[tuple[str, str]]) -> tuple[list[dict[str, Any]],
         if not isinstance(event, dict):
             malformed += 1
             continue
-        if "type" not in event and name != "message":
+        if "type" not in event:
+            if name == "message":
+                malformed += 1
+                continue
             event["type"] = name
         events.append(event)
     return events, malformed
@@ -213,7 +216,7 @@ def test_bad_utf8_is_invalid_response(junk: bytes, size: int) -> None:
     events: list[dict[str, Any]] = []
     with pytest.raises(InvalidResponse) as caught:
         for chunk in [*sliced(A + b'\n\ndata: {"type":"sentinel' + junk + b'"}\n\n', size), b""]:
-            events += decode_events(blocks.push(chunk), sseclient.SSEClient)[0]
+            events += EventDecoder(sseclient.SSEClient).decode(blocks.push(chunk))[0]
     assert events == [ONE]
     assert blocks.error is caught.value
     assert "sentinel" not in str(caught.value) + repr(caught.value) + repr(caught.value.__cause__)
@@ -256,10 +259,10 @@ def test_finish_tells_whether_an_event_was_cut_off(body: bytes, unfinished: bool
 @pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
 def test_an_event_is_delivered_with_the_byte_that_ends_it(end: bytes) -> None:
     """No event waits for the next chunk: a server that sends event n+1 only after event n was seen does send it."""
-    blocks = EventBlocks()
+    blocks, decoder = EventBlocks(), EventDecoder(sseclient.SSEClient)
     for _ in range(3):
         assert blocks.push(A + end) == b""
-        assert decode_events(blocks.push(end[:1]), sseclient.SSEClient)[0] == [ONE]
+        assert decoder.decode(blocks.push(end[:1])) == ([ONE], 0, False)
         assert blocks.push(end[1:]) == b""
 
 
@@ -268,6 +271,8 @@ def test_malformed_events_are_counted_and_skipped() -> None:
     """Data that is no JSON object is counted; the events around it come through."""
     junk = [b"{", b"nonsense", b"[1]", b"1", b'"x"', b"null", b'{"a":NaN}', b'{"a":"x\ndata: y"}']
     junk += [b"9" * 5_000, b"[" * 100_000]  # each makes the standard library's decoder raise in a way of its own
+    junk += [b'{"n":1}', b'{"n":1,"type":null}', b'{"n":1,"type":["a"]}']  # of no type: nobody could tell what it is
+    junk += [b'{"n":1}\nevent:', b'{"n":1}\n\nevent: a']  # an empty name is none, and a name does not outlive its event
     body = A + b"\n\n" + b"".join(b"data: " + text + b"\n\n" for text in junk) + B + b"\n\n"
     assert read([body]) == ([ONE, TWO], len(junk), False)
 
