@@ -11,7 +11,9 @@ Rules kept here:
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
+import time
 
 from pixir_sync.cancellation import CancelToken, cancelled
 from pixir_sync.config import Timeouts
@@ -94,10 +96,14 @@ class Guard:
         return self._left(Deadline(self.timeouts.write))
 
     def _left(self, limit: Deadline) -> float | None:
-        if limit.passed or self.total.passed:
+        """On the path of each read: the two points in time are compared as numbers, and the clock is read once."""
+        at = limit.at if limit.at < self.total.at else self.total.at
+        if at == math.inf:
+            return None
+        left = at - time.monotonic()
+        if left <= 0:
             raise self.expired()
-        left = limit.sooner(self.total.timeout()).timeout()
-        return None if left is None else max(left, 0.001)  # 0 would mean: do not wait at all
+        return left if left > 0.001 else 0.001  # 0 would mean: do not wait at all
 
     def expired(self, writing: bool = False) -> PixirError:
         """The error of the limit that ran out; kept as `error`."""
@@ -117,7 +123,7 @@ class Guard:
 
     def check(self) -> None:
         """Raise where the call was cancelled, or where the limit for all of it has passed."""
-        if self.cancel.cancelled:
+        if self.cancel.reason is not None:
             raise self.placed(cancelled(self.cancel))
         if self.total.passed:
             raise self.expired()
