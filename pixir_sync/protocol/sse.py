@@ -27,13 +27,14 @@ from typing import Any, Protocol
 
 from pixir_sync.protocol.codec import loads
 from pixir_sync.protocol.errors import FrameTooLarge, InvalidResponse, PixirError
-from pixir_sync.protocol.events import TERMINAL
+from pixir_sync.protocol.events import IGNORED, TERMINAL
 
 __all__ = ["EVENT_LIMIT", "Decoded", "EventBlocks", "EventDecoder", "ParsedEvent", "Parser"]
 
 EVENT_LIMIT = 64 << 20
 """The largest event that is accepted, in bytes (images come whole, in one event)."""
 
+_APART = TERMINAL | IGNORED
 _BOM = b"\xef\xbb\xbf"
 _NAME = rb"[A-Za-z0-9_.\-]{1,128}"
 _plain_name = re.compile(_NAME).fullmatch
@@ -91,8 +92,9 @@ class EventBlocks:
             chunk = self._without_bom(self._start + chunk)
         if self._cr or b"\r" in chunk:
             chunk = self._with_lf(chunk)
-        block = self._take(chunk)
-        if block:
+        # Whole events, which is what a server sends that writes one at a time, need not go by way of the tail.
+        block = chunk if not self._tail and chunk.endswith(b"\n\n") else self._take(chunk)
+        if len(block) > self._limit or not block.isascii():
             block = self._checked(block)
         if len(self._tail) > self._limit and self.error is None:
             self.error = self._too_large()
@@ -149,13 +151,12 @@ class EventBlocks:
         """The events of the block up to the first fault, which is noted."""
         if len(block) > self._limit:
             block = self._within_limit(block)
-        if not block.isascii():
-            try:
-                str(block, "utf-8")
-            except UnicodeDecodeError as error:
-                self.error = InvalidResponse("the event stream is not UTF-8", phase="stream", request_sent=True)
-                end = block.rfind(b"\n\n", 0, error.start) + 2
-                block = block[:end] if end > 1 else b""
+        try:
+            str(block, "utf-8")
+        except UnicodeDecodeError as error:
+            self.error = InvalidResponse("the event stream is not UTF-8", phase="stream", request_sent=True)
+            end = block.rfind(b"\n\n", 0, error.start) + 2
+            block = block[:end] if end > 1 else b""
         return block
 
     def _within_limit(self, block: bytes) -> bytes:
@@ -237,7 +238,7 @@ class EventDecoder:
         self._supply.block = block
         for parsed in self._parser.events():
             name, text = parsed.event, parsed.data
-            if name == "keepalive":
+            if name in IGNORED:
                 continue
             try:
                 event = loads(text)
@@ -250,8 +251,9 @@ class EventDecoder:
                     malformed += 1
                     continue
                 event["type"] = kind = name
-            if kind in TERMINAL:
+            if kind in _APART:
+                if kind in IGNORED:
+                    continue
                 ended = True
-            if kind != "keepalive":
-                events.append(event)
+            events.append(event)
         return events, malformed, ended

@@ -25,6 +25,8 @@ from pixir_sync.transports.http.guard import Guard, Waker
 __all__ = ["POOL_CLASSES", "guarding", "use_guarded_sockets"]
 
 _BUFFER = 65536
+_SLACK = 0.02
+"""How much longer than its limit a read may wait, in seconds."""
 _present = threading.local()
 
 
@@ -64,9 +66,8 @@ class _GuardedIO:
         return super().makefile(mode, _BUFFER if buffering is None else buffering, **options)  # type: ignore[misc]
 
     def recv_into(self, *args: Any) -> int:
-        guard = self.guard
-        if guard is not None:
-            self.settimeout(guard.read_timeout())  # type: ignore[attr-defined]
+        if self.guard is not None:
+            self._allow(self.guard.read_timeout())
         try:
             return super().recv_into(*args)  # type: ignore[misc, no-any-return]
         except TimeoutError as error:
@@ -74,13 +75,18 @@ class _GuardedIO:
 
     def recv(self, *args: Any) -> bytes:
         """What TLS within TLS reads with."""
-        guard = self.guard
-        if guard is not None:
-            self.settimeout(guard.read_timeout())  # type: ignore[attr-defined]
+        if self.guard is not None:
+            self._allow(self.guard.read_timeout())
         try:
             return super().recv(*args)  # type: ignore[misc, no-any-return]
         except TimeoutError as error:
             raise self._expired(error) from None
+
+    def _allow(self, left: float | None) -> None:
+        """Let a read wait so long. A timeout that is nearly that stands: of three system calls for an event one less."""
+        stands = self.gettimeout()  # type: ignore[attr-defined]
+        if left is None or stands is None or not left <= stands <= left + _SLACK:
+            self.settimeout(None if left is None else left + _SLACK / 2)  # type: ignore[attr-defined]
 
     def _expired(self, error: TimeoutError) -> BaseException:
         """The limit that ran out; the error itself where it is no limit of ours, as where the system gave the connection up."""

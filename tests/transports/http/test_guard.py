@@ -34,6 +34,9 @@ class Failing:
     def __init__(self, error: OSError) -> None:
         self.error = error
 
+    def gettimeout(self) -> float | None:
+        return None
+
     def settimeout(self, seconds: float | None) -> None:
         assert seconds is None or seconds > 0
 
