@@ -266,6 +266,27 @@ def test_an_event_is_delivered_with_the_byte_that_ends_it(end: bytes) -> None:
         assert blocks.push(end[1:]) == b""
 
 
+@pytest.mark.row("C2")
+@pytest.mark.parametrize("extra", [b"", b": comment\n\n"], ids=["uniform", "not uniform"])
+def test_the_parser_gets_no_event_line_that_the_data_says_again(extra: bytes) -> None:
+    """A name that is the type, where the data begins with it, is left out; any other stays, for it may be needed."""
+    kept = [b"event: b\n" + A]
+    kept += [b"event: a\ndata: " + data for data in (b'{"n":1}', b'{"n":1,"type":"a"}', b'{"type":"ab"}')]
+    block = b"".join(part + b"\n\n" for part in [b"event: a\n" + A, *kept, b"event:b\n" + B])
+    assert EventBlocks().push(extra + block) == b"".join(part + b"\n\n" for part in [A, *kept, B])
+
+
+@pytest.mark.row("C2")
+@pytest.mark.parametrize("kind", ["response.completed", "response.failed", "error"])
+def test_the_decoder_tells_that_the_response_has_ended(kind: str) -> None:
+    """Wherever in its block the terminal event stands, and whether the data or the event line names it."""
+    decoder = EventDecoder(sseclient.SSEClient)
+    assert decoder.decode(A + b"\n\n")[2] is False
+    for last in (b'data: {"type":"%s"}\n\n' % kind.encode(), b"event: %s\ndata: {}\n\n" % kind.encode()):
+        assert decoder.decode(A + b"\n\n" + last + B + b"\n\n") == ([ONE, {"type": kind}, TWO], 0, True)
+    assert decoder.decode(B + b"\n\n") == ([TWO], 0, False)
+
+
 @pytest.mark.row("A19")
 def test_malformed_events_are_counted_and_skipped() -> None:
     """Data that is no JSON object is counted; the events around it come through."""
