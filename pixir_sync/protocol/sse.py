@@ -43,6 +43,7 @@ _is_uniform = re.compile(rb"(?>(?:event: ?" + _NAME + rb"\n)?data:[^\n]*+\n\n)++
 # In a uniform block: the line that names an event whose data begins with the same name. It costs 0.4 µs to look for it, and
 # the parser 0.9 µs to go through it.
 _without_echoes = re.compile(rb"event: ?(" + _NAME + rb')\n(?=data: ?\{"type": ?"\1")').sub
+_echoing_head = re.compile(rb"event: ?(" + _NAME + rb')\ndata: ?\{"type": ?"\1"').match
 
 
 class ParsedEvent(Protocol):
@@ -70,7 +71,7 @@ class EventBlocks:
     A transport raises it once it has handed out those events, rather than wait for another chunk.
     """
 
-    __slots__ = ("_cr", "_limit", "_start", "_tail", "error")
+    __slots__ = ("_cr", "_head", "_limit", "_start", "_tail", "error")
 
     def __init__(self, limit: int = EVENT_LIMIT) -> None:
         """``limit``: the largest event in bytes, its line ends counted as one byte each, without its blank line."""
@@ -78,6 +79,7 @@ class EventBlocks:
         self._tail = bytearray()  # the unfinished event: never starts with a line end, never holds an empty line
         self._start: bytes | None = b""  # what may yet become a BOM; None once that is settled
         self._cr = False  # the last chunk ended in CR, which has already counted as a line end
+        self._head: bytes | None = None  # how the first event of the last block began, if by a name that is its type
         self.error: PixirError | None = None
 
     def push(self, chunk: bytes) -> bytes:
@@ -102,7 +104,22 @@ class EventBlocks:
             raise self.error
         if not block:
             return block
-        return _without_echoes(b"", block if _is_uniform(block) else _uniform(block))
+        return self._alike(block) or _without_echoes(b"", block if _is_uniform(block) else _uniform(block))
+
+    def _alike(self, block: bytes) -> bytes | None:
+        """A run of events that begin like those before, as deltas do: 0.33 µs per event, and 0.57 in the general way.
+
+        Three line ends for each head: then there are none but those that belong to the heads, and the block is uniform.
+        """
+        head = self._head
+        if head is not None and block.startswith(head):
+            rests = block[len(head) : -2].split(b"\n\n" + head)
+            if block.count(b"\n") == 3 * len(rests):
+                data = head[head.index(b"\n") + 1 :]
+                return data + (b"\n\n" + data).join(rests) + b"\n\n"
+        found = _echoing_head(block)
+        self._head = found[0] if found is not None else None
+        return None
 
     def finish(self) -> bool:
         """The body has ended. True if it ended inside an event, which is dropped. Raises like `push`."""

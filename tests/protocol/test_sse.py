@@ -130,6 +130,7 @@ _line = st.one_of(
     _payload.map(lambda text: "data: " + text),
     _payload.map(lambda text: "data:" + text),
     st.sampled_from(["data: {", 'data: "type": "m"', "data: }", "data", "data: [DONE]", "event: x", "event", "id: 1"]),
+    st.sampled_from(["event: a", "event:a", 'data: {"type":"a","x":1}', 'data: {"type":"a"}', 'data:{"type": "a"}']),
     _text.map(lambda text: ":" + text),
     _text,
     st.just(""),
@@ -274,6 +275,21 @@ def test_the_parser_gets_no_event_line_that_the_data_says_again(extra: bytes) ->
     kept += [b"event: a\ndata: " + data for data in (b'{"n":1}', b'{"n":1,"type":"a"}', b'{"type":"ab"}')]
     block = b"".join(part + b"\n\n" for part in [b"event: a\n" + A, *kept, b"event:b\n" + B])
     assert EventBlocks().push(extra + block) == b"".join(part + b"\n\n" for part in [A, *kept, B])
+
+
+_echo = st.sampled_from([b'event: a\ndata: {"type":"a","n":1}', b'event: a\ndata: {"type":"a"', b"event: b\n" + B, A, b": x"])
+_echoes = st.lists(st.tuples(_echo, st.sampled_from([b"\n\n", b"\n\n", b"\n\n\n", b"\n: x\n\n", b"}\n\n", b"\n"])), max_size=8)
+
+
+@pytest.mark.row("C2", "C3")
+@settings(max_examples=200, deadline=None)
+@given(parts=_echoes, places=st.lists(st.integers(0, 300), max_size=6))
+def test_runs_of_events_that_begin_alike_are_read_by_the_book(parts: list[tuple[bytes, bytes]], places: list[int]) -> None:
+    """Events with their name in the data, among others, in any chunks: nothing is lost, merged or taken for another."""
+    body = b"".join(event + end for event, end in parts)
+    pairs, unfinished = by_the_book(body)
+    for chunks in ([body], cut(body, places), sliced(body, 45)):
+        assert read(chunks) == (*expected_events(pairs), unfinished)
 
 
 @pytest.mark.row("C2")
