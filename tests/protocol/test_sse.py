@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pixir_sync.protocol.errors import FrameTooLarge, InvalidResponse, PixirError
-from pixir_sync.protocol.sse import EventBlocks, decode_events
+from pixir_sync.protocol.sse import EventBlocks, EventDecoder
 
 WIRE = sorted((Path(__file__).parents[1] / "data" / "wire").glob("*.sse"))
 BOM = b"\xef\xbb\xbf"
@@ -26,14 +26,14 @@ A, B = b'data: {"type":"a","n":1}', b'data: {"type":"b","n":2}'
 
 def read(chunks: list[bytes], limit: int = 64 << 20) -> tuple[list[dict[str, Any]], int, type[PixirError] | bool]:
     """All events of a body, the number of malformed ones, and how it ended: finish()'s answer or the error's class."""
-    blocks = EventBlocks(limit)
+    blocks, decoder = EventBlocks(limit), EventDecoder(sseclient.SSEClient)
     events: list[dict[str, Any]] = []
     malformed = 0
     try:
         for chunk in chunks:
             block = blocks.push(chunk)
             assert UNIFORM.fullmatch(block)
-            found, bad = decode_events(block, sseclient.SSEClient)
+            found, bad, _ = decoder.decode(block)
             events += found
             malformed += bad
         return events, malformed, blocks.finish()
@@ -75,9 +75,9 @@ TABLE = {
     "the last event line counts": (b'event: x\nevent: a\ndata: {"n":1}\n\n', [{"type": "a", "n": 1}]),
     "event line after the data": (b'data: {"n":1}\nevent: a\n\n', [{"type": "a", "n": 1}]),
     "own type before the event line's": (b"event: x\n" + A + b"\n\n", [ONE]),
-    "no type at all": (b'data: {"n":1}\n\n', [{"n": 1}]),
-    "empty event name": (b'event:\ndata: {"n":1}\n\n', [{"n": 1}]),
-    "event name does not outlive its event": (b'event: a\n\ndata: {"n":1}\n\n', [{"n": 1}]),
+    "the event line says what the data says": (b"event: a\n" + A + b"\n\nevent: a\n" + B + b"\n\n", [ONE, TWO]),
+    "the event line says what an earlier value says": (b'event: a\ndata: {"type":"a","type":"b","n":2}\n\n', [TWO]),
+    "the data ends like an event line": (b'data: {"type":"a","n":1}\nx: event: a\n' + b"\n" + B + b"\n\n", [ONE, TWO]),
     "keepalive by name": (b"event: keepalive\ndata: {}\n\n" + A + b"\n\n", [ONE]),
     "keepalive without data": (b"event: keepalive\n\n" + A + b"\n\n", [ONE]),
     "keepalive by type": (b'data: {"type":"keepalive"}\n\n' + A + b"\n\n", [ONE]),
@@ -130,6 +130,7 @@ _line = st.one_of(
     _payload.map(lambda text: "data: " + text),
     _payload.map(lambda text: "data:" + text),
     st.sampled_from(["data: {", 'data: "type": "m"', "data: }", "data", "data: [DONE]", "event: x", "event", "id: 1"]),
+    st.sampled_from(["event: a", "event:a", 'data: {"type":"a","x":1}', 'data: {"type":"a"}', 'data:{"type": "a"}']),
     _text.map(lambda text: ":" + text),
     _text,
     st.just(""),
@@ -173,7 +174,10 @@ def expected_events(pairs: list[tuple[str, str]]) -> tuple[list[dict[str, Any]],
         if not isinstance(event, dict):
             malformed += 1
             continue
-        if "type" not in event and name != "message":
+        if "type" not in event:
+            if name == "message":
+                malformed += 1
+                continue
             event["type"] = name
         events.append(event)
     return events, malformed
@@ -213,7 +217,7 @@ def test_bad_utf8_is_invalid_response(junk: bytes, size: int) -> None:
     events: list[dict[str, Any]] = []
     with pytest.raises(InvalidResponse) as caught:
         for chunk in [*sliced(A + b'\n\ndata: {"type":"sentinel' + junk + b'"}\n\n', size), b""]:
-            events += decode_events(blocks.push(chunk), sseclient.SSEClient)[0]
+            events += EventDecoder(sseclient.SSEClient).decode(blocks.push(chunk))[0]
     assert events == [ONE]
     assert blocks.error is caught.value
     assert "sentinel" not in str(caught.value) + repr(caught.value) + repr(caught.value.__cause__)
@@ -256,11 +260,47 @@ def test_finish_tells_whether_an_event_was_cut_off(body: bytes, unfinished: bool
 @pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
 def test_an_event_is_delivered_with_the_byte_that_ends_it(end: bytes) -> None:
     """No event waits for the next chunk: a server that sends event n+1 only after event n was seen does send it."""
-    blocks = EventBlocks()
+    blocks, decoder = EventBlocks(), EventDecoder(sseclient.SSEClient)
     for _ in range(3):
         assert blocks.push(A + end) == b""
-        assert decode_events(blocks.push(end[:1]), sseclient.SSEClient)[0] == [ONE]
+        assert decoder.decode(blocks.push(end[:1])) == ([ONE], 0, False)
         assert blocks.push(end[1:]) == b""
+
+
+@pytest.mark.row("C2")
+@pytest.mark.parametrize("extra", [b"", b": comment\n\n"], ids=["uniform", "not uniform"])
+def test_the_parser_gets_no_event_line_that_the_data_says_again(extra: bytes) -> None:
+    """A name that is the type, where the data begins with it, is left out; any other stays, for it may be needed."""
+    kept = [b"event: b\n" + A]
+    kept += [b"event: a\ndata: " + data for data in (b'{"n":1}', b'{"n":1,"type":"a"}', b'{"type":"ab"}')]
+    block = b"".join(part + b"\n\n" for part in [b"event: a\n" + A, *kept, b"event:b\n" + B])
+    assert EventBlocks().push(extra + block) == b"".join(part + b"\n\n" for part in [A, *kept, B])
+
+
+_echo = st.sampled_from([b'event: a\ndata: {"type":"a","n":1}', b'event: a\ndata: {"type":"a"', b"event: b\n" + B, A, b": x"])
+_echoes = st.lists(st.tuples(_echo, st.sampled_from([b"\n\n", b"\n\n", b"\n\n\n", b"\n: x\n\n", b"}\n\n", b"\n"])), max_size=8)
+
+
+@pytest.mark.row("C2", "C3")
+@settings(max_examples=200, deadline=None)
+@given(parts=_echoes, places=st.lists(st.integers(0, 300), max_size=6))
+def test_runs_of_events_that_begin_alike_are_read_by_the_book(parts: list[tuple[bytes, bytes]], places: list[int]) -> None:
+    """Events with their name in the data, among others, in any chunks: nothing is lost, merged or taken for another."""
+    body = b"".join(event + end for event, end in parts)
+    pairs, unfinished = by_the_book(body)
+    for chunks in ([body], cut(body, places), sliced(body, 45)):
+        assert read(chunks) == (*expected_events(pairs), unfinished)
+
+
+@pytest.mark.row("C2")
+@pytest.mark.parametrize("kind", ["response.completed", "response.failed", "error"])
+def test_the_decoder_tells_that_the_response_has_ended(kind: str) -> None:
+    """Wherever in its block the terminal event stands, and whether the data or the event line names it."""
+    decoder = EventDecoder(sseclient.SSEClient)
+    assert decoder.decode(A + b"\n\n")[2] is False
+    for last in (b'data: {"type":"%s"}\n\n' % kind.encode(), b"event: %s\ndata: {}\n\n" % kind.encode()):
+        assert decoder.decode(A + b"\n\n" + last + B + b"\n\n") == ([ONE, {"type": kind}, TWO], 0, True)
+    assert decoder.decode(B + b"\n\n") == ([TWO], 0, False)
 
 
 @pytest.mark.row("A19")
@@ -268,6 +308,8 @@ def test_malformed_events_are_counted_and_skipped() -> None:
     """Data that is no JSON object is counted; the events around it come through."""
     junk = [b"{", b"nonsense", b"[1]", b"1", b'"x"', b"null", b'{"a":NaN}', b'{"a":"x\ndata: y"}']
     junk += [b"9" * 5_000, b"[" * 100_000]  # each makes the standard library's decoder raise in a way of its own
+    junk += [b'{"n":1}', b'{"n":1,"type":null}', b'{"n":1,"type":["a"]}']  # of no type: nobody could tell what it is
+    junk += [b'{"n":1}\nevent:', b'{"n":1}\n\nevent: a']  # an empty name is none, and a name does not outlive its event
     body = A + b"\n\n" + b"".join(b"data: " + text + b"\n\n" for text in junk) + B + b"\n\n"
     assert read([body]) == ([ONE, TWO], len(junk), False)
 

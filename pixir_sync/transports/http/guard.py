@@ -11,7 +11,9 @@ Rules kept here:
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
+import time
 
 from pixir_sync.cancellation import CancelToken, cancelled
 from pixir_sync.config import Timeouts
@@ -66,7 +68,8 @@ class Guard:
         self.error: PixirError | None = None
         self.connect_ms: float | None = None
         self.connecting = Deadline(timeouts.connect)
-        self._reading = Deadline(None)
+        self._idle = math.inf if timeouts.idle is None else timeouts.idle
+        self._reading = math.inf  # when the wait of a read is over
         self._waker: Waker | None = None
         self._number: int | None = None
 
@@ -74,30 +77,35 @@ class Guard:
         """The request is out: the wait for the first event begins."""
         self.phase = "first_event"
         first = self.timeouts.first_event
-        self._reading = Deadline(self.timeouts.idle if first is None else first)
+        self._reading = time.monotonic() + (self._idle if first is None else first)
 
     def expect_next(self) -> None:
         """An event came, and the consumer asks for the next one: the wait begins anew."""
         self.phase = "stream"
-        self._reading = Deadline(self.timeouts.idle)
+        self._reading = time.monotonic() + self._idle
 
     def expect_end(self, seconds: float) -> None:
         """The terminal event came: read on for so long, in order to use the connection again."""
-        self._reading = Deadline(seconds)
+        self._reading = time.monotonic() + seconds
 
     def read_timeout(self) -> float | None:
         """The seconds that a read may take now. Raises the limit that ran out."""
-        return self._left(self.connecting if self.phase == "connect" else self._reading)
+        return self._left(self.connecting.at if self.phase == "connect" else self._reading)
 
     def write_timeout(self) -> float | None:
         """The seconds that a write may take now. Raises the limit that ran out."""
-        return self._left(Deadline(self.timeouts.write))
+        return self._left(Deadline(self.timeouts.write).at)
 
-    def _left(self, limit: Deadline) -> float | None:
-        if limit.passed or self.total.passed:
+    def _left(self, at: float) -> float | None:
+        """On the path of each read: points in time are plain numbers here, and the clock is read once."""
+        if self.total.at < at:
+            at = self.total.at
+        if at == math.inf:
+            return None
+        left = at - time.monotonic()
+        if left <= 0:
             raise self.expired()
-        left = limit.sooner(self.total.timeout()).timeout()
-        return None if left is None else max(left, 0.001)  # 0 would mean: do not wait at all
+        return left if left > 0.001 else 0.001  # 0 would mean: do not wait at all
 
     def expired(self, writing: bool = False) -> PixirError:
         """The error of the limit that ran out; kept as `error`."""
@@ -117,9 +125,9 @@ class Guard:
 
     def check(self) -> None:
         """Raise where the call was cancelled, or where the limit for all of it has passed."""
-        if self.cancel.cancelled:
+        if self.cancel.reason is not None:
             raise self.placed(cancelled(self.cancel))
-        if self.total.passed:
+        if time.monotonic() >= self.total.at:
             raise self.expired()
 
     def placed(self, error: PixirError) -> PixirError:

@@ -83,11 +83,15 @@ class Response:
         self.guard = guard
         self.status = response.status_code
         self.headers = {name.lower(): value for name, value in response.headers.items()}
+        self._encoded = "content-encoding" in self.headers  # without it urllib3's buffer of decoded bytes is 0.8 µs for nothing
 
     def read(self, limit: int = 65536) -> bytes:
         """What has arrived, at least one byte; ``b""`` at the end of the body. Raises `PixirError`."""
-        with translated(self.guard):
-            return self._raw.read1(limit, decode_content=True)
+        try:
+            return self._raw.read1(limit, decode_content=self._encoded)
+        except BaseException as error:  # not by `translated`, which costs 0.5 µs also where nothing is raised
+            _translate(error, self.guard)
+            raise
 
     def read_all(self, limit: int) -> bytes:
         """The body, but not more than ``limit`` bytes of it."""
@@ -124,13 +128,19 @@ class translated:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        ended = self._guard.cancel.cancelled and isinstance(error, Exception)  # whatever a closed connection makes of it
-        if not ended and not isinstance(error, (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)):
-            return
-        if error is None or (isinstance(error, PixirError) and self._guard.error is None):
-            return
-        _forget(error)
-        raise _meaning(error, self._guard) from error
+        if error is not None:
+            _translate(error, self._guard)
+
+
+def _translate(error: BaseException, guard: Guard) -> None:
+    """Raise what an error means, unless it means itself."""
+    ended = guard.cancel.cancelled and isinstance(error, Exception)  # whatever a closed connection makes of it
+    if not ended and not isinstance(error, (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)):
+        return
+    if isinstance(error, PixirError) and guard.error is None:
+        return
+    _forget(error)
+    raise _meaning(error, guard) from error
 
 
 def _forget(error: BaseException | None) -> None:

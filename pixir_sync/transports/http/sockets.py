@@ -12,7 +12,6 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -25,6 +24,9 @@ from pixir_sync.transports.http.guard import Guard, Waker
 
 __all__ = ["POOL_CLASSES", "guarding", "use_guarded_sockets"]
 
+_BUFFER = 65536
+_SLACK = 0.02
+"""How much longer than its limit a read may wait, in seconds."""
 _present = threading.local()
 
 
@@ -59,24 +61,36 @@ class _GuardedIO:
 
     guard: Guard | None = None
 
-    def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        return self._read(super().recv_into, *args, **kwargs)  # type: ignore[misc, no-any-return]
+    def makefile(self, mode: str = "r", buffering: int | None = None, **options: Any) -> Any:
+        """http.client reads through this file. Its usual 8 KB are two calls to the system, and two batches, for each 16 KB."""
+        return super().makefile(mode, _BUFFER if buffering is None else buffering, **options)  # type: ignore[misc]
 
-    def recv(self, *args: Any, **kwargs: Any) -> bytes:
-        """What TLS within TLS reads with."""
-        return self._read(super().recv, *args, **kwargs)  # type: ignore[misc, no-any-return]
-
-    def _read(self, receive: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        guard = self.guard
-        if guard is None:
-            return receive(*args, **kwargs)
-        self.settimeout(guard.read_timeout())  # type: ignore[attr-defined]
+    def recv_into(self, *args: Any) -> int:
+        if self.guard is not None:
+            self._allow(self.guard.read_timeout())
         try:
-            return receive(*args, **kwargs)
+            return super().recv_into(*args)  # type: ignore[misc, no-any-return]
         except TimeoutError as error:
-            if error.errno is not None:
-                raise  # the system gave the connection up, which is no limit of ours
-            raise guard.expired() from None
+            raise self._expired(error) from None
+
+    def recv(self, *args: Any) -> bytes:
+        """What TLS within TLS reads with."""
+        if self.guard is not None:
+            self._allow(self.guard.read_timeout())
+        try:
+            return super().recv(*args)  # type: ignore[misc, no-any-return]
+        except TimeoutError as error:
+            raise self._expired(error) from None
+
+    def _allow(self, left: float | None) -> None:
+        """Let a read wait so long. A timeout that is nearly that stands: of three system calls for an event one less."""
+        stands = self.gettimeout()  # type: ignore[attr-defined]
+        if left is None or stands is None or not left <= stands <= left + _SLACK:
+            self.settimeout(None if left is None else left + _SLACK / 2)  # type: ignore[attr-defined]
+
+    def _expired(self, error: TimeoutError) -> BaseException:
+        """The limit that ran out; the error itself where it is no limit of ours, as where the system gave the connection up."""
+        return error if self.guard is None or error.errno is not None else self.guard.expired()
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         guard = self.guard

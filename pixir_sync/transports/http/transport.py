@@ -10,8 +10,7 @@ from pixir_sync.config import ProviderConfig
 from pixir_sync.forking import importing, watch
 from pixir_sync.protocol.checks import encoded
 from pixir_sync.protocol.errors import ConnectionLost, InvalidResponse
-from pixir_sync.protocol.events import is_terminal
-from pixir_sync.protocol.sse import EventBlocks, decode_events
+from pixir_sync.protocol.sse import Decoded, EventBlocks, EventDecoder
 from pixir_sync.transports.base import Call, Transport
 
 if TYPE_CHECKING:
@@ -70,30 +69,27 @@ class HttpTransport(Transport):
             from pixir_sync.transports.http.guard import Guard
 
         guard = Guard(call.timeouts, call.deadline, call.cancel)
-        began = time.monotonic()
+        evidence, began = call.evidence, time.monotonic()
+        response: Response | None = None
         self._running[guard] = None
         try:
-            yield from self._exchange(call, guard, began)
-        finally:
-            self._running.pop(guard, None)
-
-    def _exchange(self, call: Call, guard: Guard, began: float) -> Iterator[list[dict[str, Any]]]:
-        response = self._open(call, guard)
-        finished = False
-        try:
-            for batch in self._batches(call, response):
-                if call.evidence.first_event_ms is None:
-                    call.evidence.first_event_ms = (time.monotonic() - began) * 1000
-                yield batch
-                if any(map(is_terminal, batch)):
-                    finished = True
-                    response.finish(_REUSE_WAIT)
+            response = self._open(call, guard)
+            for events, malformed, ended in self._batches(response):
+                evidence.malformed_events += malformed
+                if not events:
+                    continue
+                if evidence.first_event_ms is None:
+                    evidence.first_event_ms = (time.monotonic() - began) * 1000
+                yield events
+                if ended:
+                    whole, response = response, None
+                    whole.finish(_REUSE_WAIT)
                     return
-                if any(isinstance(data.get("type"), str) for data in batch):  # an object of no type is no progress
-                    guard.expect_next()
+                guard.expect_next()
         finally:
-            if not finished:
+            if response is not None:
                 response.abandon()
+            self._running.pop(guard, None)
         raise ConnectionLost("the event stream ended before the response did", phase=guard.phase, request_sent=True)
 
     def _open(self, call: Call, guard: Guard) -> Response:
@@ -127,28 +123,22 @@ class HttpTransport(Transport):
         own = {"Accept": "text/event-stream", "Content-Type": "application/json"}
         return data, merged(own, shared_headers(self._config), call.headers, credential)
 
-    def _batches(self, call: Call, response: Response) -> Iterator[list[dict[str, Any]]]:
-        blocks = EventBlocks()
-        try:
-            yield from self._blocks(call, response, blocks)
-        finally:
-            blocks.error = None  # the traceback of one that was raised knows the blocks: no cycle
-
     @staticmethod
-    def _blocks(call: Call, response: Response, blocks: EventBlocks) -> Iterator[list[dict[str, Any]]]:
+    def _batches(response: Response) -> Iterator[Decoded]:
+        """What each read of the body brings, where it brings the end of an event."""
         with importing:
             from sseclient import SSEClient
 
-        guard = response.guard
-        while chunk := response.read():
-            block = blocks.push(chunk)
-            if block:
-                events, malformed = decode_events(block, SSEClient)
-                call.evidence.malformed_events += malformed
-                if events:
-                    yield events
-            if blocks.error is not None:
-                raise blocks.error
-            guard.check()
-        guard.check()  # a cancel shuts the connection down, which may look like the end of the body
-        blocks.finish()
+        guard, blocks, decoder = response.guard, EventBlocks(), EventDecoder(SSEClient)
+        try:
+            while chunk := response.read():
+                block = blocks.push(chunk)
+                if block:
+                    yield decoder.decode(block)
+                if blocks.error is not None:
+                    raise blocks.error
+                guard.check()
+            guard.check()  # a cancel shuts the connection down, which may look like the end of the body
+            blocks.finish()
+        finally:
+            blocks.error = None  # the traceback of one that was raised knows the blocks: no cycle

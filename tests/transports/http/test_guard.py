@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import socket
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from pixir_sync import (
 )
 from pixir_sync.deadline import Deadline
 from pixir_sync.transports.http.guard import Guard
-from pixir_sync.transports.http.sockets import _GuardedIO
+from pixir_sync.transports.http.sockets import GuardedSocket, _GuardedIO
 
 
 def guard(total: float | None = None, **limits: float | None) -> Guard:
@@ -33,6 +34,9 @@ class Failing:
 
     def __init__(self, error: OSError) -> None:
         self.error = error
+
+    def gettimeout(self) -> float | None:
+        return None
 
     def settimeout(self, seconds: float | None) -> None:
         assert seconds is None or seconds > 0
@@ -126,3 +130,55 @@ def test_check_tells_a_cancel_with_how_far_the_call_came() -> None:
     with pytest.raises(Cancelled) as caught:
         own.check()
     assert (caught.value.phase, caught.value.request_sent) == ("stream", True)
+
+
+class Counting:
+    """A socket that notes which timeouts were set, and always has a byte."""
+
+    def __init__(self) -> None:
+        self.stands: float | None = None
+        self.set: list[float | None] = []
+
+    def gettimeout(self) -> float | None:
+        return self.stands
+
+    def settimeout(self, seconds: float | None) -> None:
+        self.stands = seconds
+        self.set.append(seconds)
+
+    def recv_into(self, buffer: bytearray) -> int:
+        return 1
+
+
+class CountingSocket(_GuardedIO, Counting):
+    """The same under a guard."""
+
+
+def test_a_timeout_that_nearly_stands_is_left() -> None:
+    """A hundred events need one timeout between them; one that became much shorter, longer or endless is set at once."""
+    own, sock = guard(idle=30, first_event=5, total=60), CountingSocket()
+    sock.guard = own
+    own.expect_first()
+    for _ in range(100):
+        sock.recv_into(bytearray(1))
+        own.expect_next()
+    first, *rest = sock.set
+    assert first is not None and 4 < first <= 5.02
+    assert rest and all(seconds is not None and 29 < seconds <= 30.02 for seconds in rest)
+    assert len(rest) < 50  # one, unless the machine stood still meanwhile
+    own.expect_end(0.25)
+    sock.recv_into(bytearray(1))
+    assert sock.stands is not None and sock.stands <= 0.27
+    sock.guard = guard(idle=None)
+    sock.guard.expect_first()
+    sock.recv_into(bytearray(1))
+    assert sock.stands is None
+
+
+def test_a_read_of_the_file_takes_all_that_has_arrived() -> None:
+    """What http.client reads through asks the system for 64 KB at once."""
+    ours, theirs = socket.socketpair()
+    with theirs, GuardedSocket(fileno=ours.detach()) as sock, sock.makefile("rb") as file:
+        sock.guard = guard(idle=5)
+        theirs.sendall(b"x" * 30_000)
+        assert len(file.peek()) == 30_000
