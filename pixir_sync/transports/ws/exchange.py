@@ -73,6 +73,7 @@ class Exchange:
         self.lane = Lane()
         self._began = monotonic()
         self._link: int | None = None
+        self._assembler = call.assembler
         self._total = call.deadline.at
         self._idle = math.inf if call.timeouts.idle is None else call.timeouts.idle
         self._limit = Deadline(None)  # of the wait for the next event; put off for each
@@ -118,16 +119,15 @@ class Exchange:
 
         The wait begins now: the time that the consumer took is none of it. What is no event of the response is no progress.
         """
-        connection, assembler, now = self.connection, self.call.assembler, monotonic()
-        assert connection is not None
+        now, limit, seen = monotonic(), self._limit, self._assembler.events
         if now >= self._total:  # also where there is always something to read
             raise self._stopped(TotalTimeout)
-        if self._shown != assembler.events:
-            self._shown = assembler.events
-            late = now + self._idle
-            self._limit.at = late if late < self._total else self._total
+        if seen != self._shown:
+            self._shown = seen
+            limit.at = late if (late := now + self._idle) < self._total else self._total
+        assert self.connection is not None
         try:
-            batch = connection.receive(self.lane, self._limit)
+            batch = self.connection.receive(self.lane, limit)
         except ConnectionLost as error:
             raise self._placed(cancelled(self.call.cancel) if self.call.cancel.cancelled else error) from None
         except PixirError as error:
