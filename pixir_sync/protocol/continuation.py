@@ -55,6 +55,7 @@ FIELD_RULES: Mapping[str, FieldRule] = {
 }
 """The decision for each field of a request body."""
 
+_CALLERS = tuple(name for name, rule in FIELD_RULES.items() if rule is FieldRule.CALLER)
 _NEVER_COUNTS = ("metadata", "generate")  # the latter is our own: what makes a turn a warm-up
 _ABSENT = object()
 
@@ -170,7 +171,7 @@ def plan(
     """
     if mode == "off":
         return Full("continuation_off")
-    if any(fields.get(name) is not None for name, rule in FIELD_RULES.items() if rule is FieldRule.CALLER):
+    if any(fields.get(name) is not None for name in _CALLERS):
         return Full("caller_managed")
     if baseline is None:
         return Full("no_previous_response")

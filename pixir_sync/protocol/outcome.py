@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from pixir_sync.protocol.assembly import ResultAssembler
@@ -37,6 +37,9 @@ _HOSTED = ("web_search_call", "file_search_call", "code_interpreter_call", "imag
            "mcp_list_tools", "shell_call", "computer_call", "tool_search_call")  # fmt: skip
 
 
+_RUNS: tuple[None, Callable[[], None]] = (None, lambda: None)
+
+
 class Ending:
     """An attribute that keeps how a call ended: a `Result`, a `PixirError`, or None while it runs.
 
@@ -49,7 +52,7 @@ class Ending:
         call.__dict__["ended"] = (copy.copy(ended), weakref.ref(ended)) if error else (ended, lambda: ended)
 
     def __get__(self, call: Any, owner: type) -> Result | PixirError | None:
-        kept, known = call.__dict__.get("ended", (None, lambda: None))
+        kept, known = call.__dict__.get("ended", _RUNS)
         ended: Result | PixirError | None = known()
         if ended is None and kept is not None:
             ended = copy.copy(kept)
@@ -160,7 +163,7 @@ def partial(assembler: ResultAssembler, evidence: Evidence) -> Result:
         web_search=_web_search(items),
         finish_reason=finish_reason(assembler, calls),
         usage=usage if isinstance(usage, dict) else None,
-        usage_summary=asdict(summary) if summary is not None else None,
+        usage_summary=dict(vars(summary)) if summary is not None else None,
         response_id=assembler.response_id,
         model=model if isinstance(model, str) else None,
         response=response or None,
