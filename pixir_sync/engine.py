@@ -152,6 +152,7 @@ class Engine:
         self.refresher = Refresher(getattr(credential, "refresh", None))
         self.transports = transports
         self.order = tuple(transports)
+        self._preset = config.preset
         self.preference = preference
         self.stats = Stats()
         self.origins = Origins()
@@ -181,16 +182,17 @@ class Engine:
         made = Evidence(transport_preference=self.preference)
         if self.preference == "auto" and "websocket" not in self.transports:
             made.fallback_reason = "websocket_unsupported"
-            made.fallback_message = f"{self.config.preset.title} offers no WebSocket"
+            made.fallback_message = f"{self._preset.title} offers no WebSocket"
         return made
 
     def build(self, request: Request, *, quiet: bool = False, known: Known = ()) -> Body:
         """The body of a request under this provider's defaults.
 
-        ``quiet``: leave the warnings to a later build of the same. ``known``: the inputs that it may begin with.
+        ``quiet``: it is only checked; a later build of the same warns, and compares all of what it begins with.
+        ``known``: the inputs that it may begin with.
         """
         assert self.config.model is not None
-        preset = self.config.preset
+        preset = self._preset
         return build(
             request,
             model=self.config.model,
@@ -200,6 +202,7 @@ class Engine:
             cache_retention=preset.cache_retention,
             warn=_nothing if quiet else log.warning,
             known=known,
+            glance=quiet,
         )
 
     def snapshot(self, request: Request, known: Known = (), on_payload: OnPayload | None = None) -> Body:

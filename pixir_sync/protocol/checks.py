@@ -185,7 +185,7 @@ def _string(name: str, value: Any) -> None:
         raise InvalidRequest(f"{name} must be a string, not {type(value).__name__}")
 
 
-_CHECKS = {
+_CHECKS: dict[str, Callable[[Any], None]] = {
     "model": lambda v: text("model", v),
     "system_prompt": lambda v: _string("system_prompt", v),
     "developer_context": lambda v: _string("developer_context", v),

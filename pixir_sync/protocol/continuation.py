@@ -121,9 +121,12 @@ class Draft:
 
     __slots__ = ("_base", "_fields", "_phases", "_tail")
 
-    def __init__(self, fields: Mapping[str, Any], items: list[_Item], base: Baseline | None, chosen: Full | Delta) -> None:
+    def __init__(
+        self, fields: Mapping[str, Any], items: list[_Item], base: Baseline | None, chosen: Full | Delta, *, matched: int = 0
+    ) -> None:
+        """``matched``: as for `plan`; nothing may be left out of a turn that is sent in full."""
         self._base = base if isinstance(chosen, Delta) else None
-        self._tail = snapshot(items[chosen.matched :] if isinstance(chosen, Delta) else items)
+        self._tail = snapshot(items[chosen.matched - matched :] if isinstance(chosen, Delta) else items)
         self._fields = snapshot([dict(fields)])[0]
         self._phases = chosen.phases if isinstance(chosen, Delta) else {}
 
@@ -160,6 +163,7 @@ def plan(
     mode: Mode = "auto",
     *,
     require_reasoning: bool = False,
+    matched: int = 0,
 ) -> Full | Delta:
     """How to send a turn.
 
@@ -167,6 +171,7 @@ def plan(
         fields: the body without its input. items: the input as the caller gave it, repaired.
         baseline: what the connection holds, None for a fresh one.
         mode: ``auto`` (the table decides), ``exact`` (any field but metadata that changed breaks), ``off`` (never a delta).
+        matched: how many items were left out before these, because they are known to be the baseline's last input.
         require_reasoning: the server's reasoning must stand in the input, too: for a match without a session's name.
     """
     if mode == "off":
@@ -178,11 +183,11 @@ def plan(
     changed = _changed(fields, baseline.fields, exact=mode == "exact")
     if changed is not None:
         return Full("model_changed" if changed == "model" else "request_changed")
-    count = begins_with(items, baseline)
+    count = matched or begins_with(items, baseline)
     if count < len(baseline.input):
         return Full("prefix_mismatch")
     phases: dict[int, str] = {}
-    delta = _without_output(items, count, baseline.output, require_reasoning, phases)
+    delta = _without_output(items[count - matched :], count, baseline.output, require_reasoning, phases)
     if delta is None:
         return Full("output_mismatch")
     return Delta(delta, baseline.response_id, count, phases) if delta else Full("empty_delta")
@@ -200,14 +205,14 @@ def _changed(now: Mapping[str, Any], then: Mapping[str, Any], *, exact: bool) ->
 def _without_output(
     items: list[_Item], start: int, output: list[_Item], strict: bool, phases: dict[int, str]
 ) -> list[_Item] | None:
-    """The items from `start` on without the server's own, or None where they are not what the server put out.
+    """The items, which stand from `start` on, without the server's own; None where they are not what the server put out.
 
     The phases that only the server's copies have go into `phases`.
     """
     delta: list[_Item] = []
     answered: set[Any] = set()  # the calls that came so far, and None for what is no call
     due = 0  # the next item of the server's
-    for place, item in enumerate(items[start:], start):
+    for place, item in enumerate(items, start):
         at = due if due == len(output) else _match(output, due, item, strict)
         if at < len(output):
             answered.add(item.get("call_id"))

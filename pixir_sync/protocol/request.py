@@ -175,6 +175,7 @@ def build(
     reasons: Callable[[str], bool] | None,
     warn: Callable[[str], None],
     known: Known = (),
+    glance: bool = False,
     stateless: str | None = None,
     cache_retention: bool = True,
 ) -> Body:
@@ -184,7 +185,7 @@ def build(
         model, store: the provider's defaults.
         reasons: whether a model reasons, so that its encrypted reasoning can be asked for; None where the server has none.
         warn: told, without any content, what the repair of the history left out.
-        known: the inputs that connections hold and that the history may begin with.
+        known: the inputs that connections hold and that the history may begin with. glance: see `take_in`.
         stateless: the name of a server that keeps no responses. cache_retention: whether ``prompt_cache_retention`` is sent.
     """
     request, given = _lifted(request, checks.check(request))
@@ -192,8 +193,9 @@ def build(
     if stateless is not None and store:
         raise InvalidRequest(f"store: {stateless} keeps no responses, store must be false")
     managed = request.caller_managed
-    items, settled = take_in(request.history, (request.developer_context or "").strip(), known, managed=managed, warn=warn)
-    if not items and not (managed and request.conversation is not None):
+    context = (request.developer_context or "").strip()
+    held, settled, rest = take_in(request.history, context, known, managed=managed, warn=warn, glance=glance)
+    if not settled and not rest and not (managed and request.conversation is not None):
         raise InvalidRequest("history is empty: there is nothing to answer")
     body: dict[str, Any] = {"model": request.model or model}
     _plain(body, given)
@@ -205,7 +207,7 @@ def build(
     _extra(body, request.extra_body or {})
     if not cache_retention:
         body.pop("prompt_cache_retention", None)
-    return Body(body, items, parse, stores=stores(body), caller_managed=managed, settled=settled)
+    return Body(body, rest, parse, stores(body), managed, held, settled)
 
 
 def _lifted(request: Request, given: dict[str, Any]) -> tuple[Request, dict[str, Any]]:

@@ -47,6 +47,12 @@ def own_headers(config: ProviderConfig) -> dict[str, str]:
     return merged(config.preset.upgrade_headers, shared_headers(config))
 
 
+def _distinguishing(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """The headers that a connection is never shared over."""
+    lowered = {name.lower(): value for name, value in headers.items()}
+    return tuple(sorted((name, value) for name, value in lowered.items() if name not in _TRACING))
+
+
 class WebSocketTransport(Transport):
     """Responses over WebSocket. Threads share it."""
 
@@ -55,6 +61,8 @@ class WebSocketTransport(Transport):
     def __init__(self, config: ProviderConfig) -> None:
         self._config = config
         self._url = config.websocket_address
+        self._own = own_headers(config)
+        self._kept = _distinguishing(self._own)
         self._gate = Gate()
         self._pool = ConnectionPool(config.pool)
         self._keepalive = KeepaliveThread(self._pool, config.keepalive)
@@ -69,7 +77,7 @@ class WebSocketTransport(Transport):
 
     # What the provider asks.
 
-    def known(self, session: str | None, scope: str | None) -> Sequence[Sequence[dict[str, Any]]]:
+    def known(self, session: str | None, scope: str | None) -> Sequence[list[dict[str, Any]]]:
         return [baseline.input for baseline in self._pool.peek(session, scope)]
 
     def has_session(self, session: str, scope: str | None) -> bool:
@@ -132,12 +140,13 @@ class WebSocketTransport(Transport):
 
     def _lease(self, call: Call) -> Lease:
         key = self._key(call)
+        items = call.body.items if call.session is None else None
         facts = repr((key.url, key.identity, key.headers, key.scope, call.session)).encode()
         call.evidence.websocket_key = hashlib.blake2b(facts, key=_SALT, digest_size=8).hexdigest()
         limit = call.deadline.sooner(call.timeouts.pool)
         prefer = call.preferred or self._holder_of(call)
         try:
-            lease = self._pool.lease(key, call.session, items=call.body.items, deadline=limit, cancel=call.cancel,
+            lease = self._pool.lease(key, call.session, items=items, deadline=limit, cancel=call.cancel,
                                      fresh=call.fresh, prefer=prefer)  # fmt: skip
         except PixirError as error:
             if call.deadline.passed and not call.cancel.cancelled:
@@ -147,19 +156,23 @@ class WebSocketTransport(Transport):
         return lease
 
     def _holder_of(self, call: Call) -> object | None:
-        """The idle connection whose last response the caller goes on from; on another one it may not be known."""
-        previous = call.body.fields.get("previous_response_id")
-        if previous is None or call.session is not None:
+        """The idle connection whose last response the caller goes on from, by its id or by its input; on another one it may not
+        be known.
+        """
+        body, previous = call.body, call.body.fields.get("previous_response_id")
+        if call.session is not None or (previous is None and not body.settled):
             return None
-        return next((c for c in cast("list[Connection]", self._pool.idle()) if c.response_id == previous), None)
+        idle = cast("list[Connection]", self._pool.idle())
+        if previous is not None:
+            return next((c for c in idle if c.response_id == previous), None)
+        return next((c for c in idle if c.baseline is not None and c.baseline.input is body.held), None)
 
     def _key(self, call: Call) -> PoolKey:
-        headers = {name.lower(): value for name, value in self._headers(call).items()}
-        kept = sorted((name, value) for name, value in headers.items() if name not in _TRACING)
-        return PoolKey(self._url, call.identity(), tuple(kept), call.scope)
+        kept = _distinguishing(self._headers(call)) if call.headers else self._kept
+        return PoolKey(self._url, call.identity(), kept, call.scope)
 
     def _headers(self, call: Call) -> dict[str, str]:
-        return merged(own_headers(self._config), call.headers)
+        return merged(self._own, call.headers)
 
     def _open(self, call: Call, lease: Lease, credential: Mapping[str, str]) -> Connection:
         """A new connection in the lease's place."""
