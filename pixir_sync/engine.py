@@ -8,13 +8,12 @@ Rules kept here:
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -123,16 +122,19 @@ class Origins:
 _NO_HEADERS: Mapping[str, str] = {}
 
 
-@contextlib.contextmanager
-def _of_the_credential() -> Iterator[None]:
-    """What a credential raises is told as an error of it, without its words."""
-    try:
-        yield
-    except PixirError as error:
-        error.phase = "auth"
-        raise
-    except Exception as error:
-        raise NotAuthenticated(f"the credential could not be had: {type(error).__name__}", phase="auth") from error
+class _OfTheCredential:
+    """What a credential raises is told as an error of it, without its words. (A generator in its place costs more.)"""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, PixirError):
+            error.phase = "auth"
+        elif isinstance(error, Exception):
+            raise NotAuthenticated(f"the credential could not be had: {type(error).__name__}", phase="auth") from error
+
+
+_of_the_credential = _OfTheCredential()
 
 
 class Engine:
@@ -214,7 +216,7 @@ class Engine:
                 return body
             payload = body.payload
             changed = on_payload(payload)
-            return body.replaced(payload if changed is None else copied(changed))
+            return body.replaced(copied(payload if changed is None else changed))  # who wrote it may keep it, and change it later
         except RecursionError:
             raise InvalidRequest("the request is nested too deeply, or contains itself") from None
 
@@ -224,7 +226,7 @@ class Engine:
         ``secrets`` becomes their values, and those among the other headers, the call's own (``more``) too. Raises
         `NotAuthenticated` with the phase ``auth``, or `InvalidRequest`.
         """
-        with _of_the_credential():
+        with _of_the_credential:
             headers = check_headers(self.credential.headers(), "credential.headers()")
             others = {**(self.config.network.headers or {}), **more}
             secrets[:] = [*secrets_of(headers, every=True), *secrets_of(others)]
@@ -232,7 +234,7 @@ class Engine:
 
     def identity(self) -> str:
         """Whose connections a call may use. Raises as `authorize` does."""
-        with _of_the_credential():
+        with _of_the_credential:
             found: object = self.credential.identity
             if not isinstance(found, str):
                 raise InvalidRequest(f"credential.identity must be a string, not {type(found).__name__}")

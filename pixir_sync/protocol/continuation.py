@@ -113,10 +113,11 @@ class Baseline:
 
 
 class Draft:
-    """A turn as it was sent, before it is known how it ends: the snapshot of what the baseline lacks of it.
+    """A turn as it was sent, before it is known how it ends: what the baseline lacks of it.
 
-    Made at the moment of sending, so that what the caller does to its history while the answer comes has no effect. `commit` on
-    a completed response; on any other end the draft, and the baseline that it was made from, are dropped.
+    What it is given is kept and never changed: snapshots (`Body.frozen`), so that what the caller does to its history while the
+    answer comes has no effect. `commit` on a completed response; on any other end the draft, and the baseline that it was made
+    from, are dropped.
     """
 
     __slots__ = ("_base", "_fields", "_phases", "_tail")
@@ -126,8 +127,8 @@ class Draft:
     ) -> None:
         """``matched``: as for `plan`; nothing may be left out of a turn that is sent in full."""
         self._base = base if isinstance(chosen, Delta) else None
-        self._tail = snapshot(items[chosen.matched - matched :] if isinstance(chosen, Delta) else items)
-        self._fields = snapshot([dict(fields)])[0]
+        self._tail = items[chosen.matched - matched :] if isinstance(chosen, Delta) else items[:]
+        self._fields = fields
         self._phases = chosen.phases if isinstance(chosen, Delta) else {}
 
     def commit(self, response_id: str, output: list[_Item]) -> Baseline:

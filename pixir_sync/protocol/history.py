@@ -101,7 +101,7 @@ def _paired(items: list[_Item]) -> tuple[dict[int, _Item | None], list[int]]:
 _NEEDS_ID = frozenset({"image_generation_call", "mcp_approval_request", "mcp_approval_response"})
 
 
-_NOT_SENT = ("id", "status", "approval_request_id")  # the last names an item that is left out, see `_NEEDS_ID`
+_NOT_SENT = frozenset({"id", "status", "approval_request_id"})  # the last names an item that is left out, see `_NEEDS_ID`
 # What looks like an id or a status and is content: the shell's output names its call by `id` where it has no call_id, and
 # whether a patch was applied is its output's status.
 _KEPT = {"local_shell_call_output": ("id",), "apply_patch_call_output": ("status",)}
@@ -125,7 +125,7 @@ def for_full_input(items: list[_Item], *, store: bool, model: str, origin_of: Ca
             raise InvalidRequest(f"input[{at}] is an item_reference, which needs store=True")
         if kind in _NEEDS_ID or (kind == "reasoning" and not _travels(item, model, origin_of)):
             continue
-        if any(name in item for name in _NOT_SENT):
+        if not _NOT_SENT.isdisjoint(item):
             kept = _KEPT.get(kind, ()) if item.get("call_id") is None or kind != "local_shell_call_output" else ()
             item = {name: value for name, value in item.items() if name not in _NOT_SENT or name in kept}
             if item.keys() <= {"type"}:

@@ -34,7 +34,7 @@ def take_in(
         context: the developer's context, the first item; ``""`` for none.
         managed: the caller owns the context, and its items go as they are.
         warn: told, without any content, what the repair left out.
-        glance: what is found is not sent: the same input at both ends may pass for the same.
+        glance: what is found is not sent: an input that is the same at both ends passes for the same.
 
     Raises `InvalidRequest` that names the item and the field.
     """
@@ -45,7 +45,7 @@ def take_in(
         if count:
             start = count - len(lead)
             rest = check_history(history[start:], start)
-            if held[count - 1].get("type") not in CALLS and repair(rest, warn=_nobody) is rest:
+            if glance or (held[count - 1].get("type") not in CALLS and repair(rest, warn=_nobody) is rest):
                 return held, count, rest
     items = check_history(history)
     return [], 0, lead + (items if managed else repair(items, warn=warn))

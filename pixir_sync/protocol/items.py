@@ -211,13 +211,13 @@ def _problem(kind: str) -> str | None:
     return f".type is unknown; did you mean {near[0]!r}?" if near else None
 
 
-_CHAT_FIELDS = ("tool_calls", "function_call", "tool_call_id")
+_CHAT_FIELDS = frozenset({"tool_calls", "function_call", "tool_call_id"})
 _CHAT_PARTS = ("text", "image_url", "file")
 
 
 def _check_message(item: _Item, at: int) -> None:
     role = item.get("role")
-    if role in ("tool", "function") or any(name in item for name in _CHAT_FIELDS):
+    if role in ("tool", "function") or not _CHAT_FIELDS.isdisjoint(item):
         raise InvalidRequest(f"history[{at}] is a chat-style message: convert the history with from_messages()")
     if role is None and "type" not in item:
         raise InvalidRequest(f"history[{at}].type is missing; only a message, with role and content, may be without it")

@@ -139,7 +139,7 @@ def make_request(request: Any, given: Mapping[str, Any]) -> Request:
     else:
         raise InvalidRequest(f"request must be a string, a list of items, a mapping or a Request, not {type(request).__name__}")
     more = {name: value for name, value in _named(given, "argument").items() if value is not None} if given else given
-    if isinstance(made.get("extra_body"), Mapping) and isinstance(more.get("extra_body"), Mapping):
+    if "extra_body" in more and isinstance(made.get("extra_body"), Mapping) and isinstance(more["extra_body"], Mapping):
         more = {**more, "extra_body": {**made["extra_body"], **more["extra_body"]}}
     return replace(request, **more) if isinstance(request, Request) else Request(**{**made, **more})
 
