@@ -25,8 +25,9 @@ __all__ = ["Body", "stores"]
 def stores(body: Mapping[str, Any]) -> bool:
     """Whether a second run would have effects of its own: it is kept, or the provider runs some of the tools itself."""
     tools = body.get("tools")
-    kinds = [tool.get("type") for tool in tools if isinstance(tool, Mapping)] if isinstance(tools, list) else []
-    return bool(body.get("store")) or any(kind not in ("function", "custom") for kind in kinds)
+    if body.get("store") or not isinstance(tools, list):
+        return bool(body.get("store"))
+    return any(tool.get("type") not in ("function", "custom") for tool in tools if isinstance(tool, Mapping))
 
 
 @dataclass(slots=True, repr=False)

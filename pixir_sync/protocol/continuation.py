@@ -39,11 +39,11 @@ class FieldRule(Enum):
     INPUT = "input"  # what the plan is about
 
 
-_HARMLESS = (
+_HARMLESS = frozenset({
     "instructions", "tools", "tool_choice", "parallel_tool_calls", "max_tool_calls", "max_output_tokens", "temperature", "top_p",
     "top_logprobs", "reasoning", "text", "include", "metadata", "prompt_cache_key", "prompt_cache_options",
     "prompt_cache_retention", "service_tier", "stream_options", "moderation", "generate",
-)  # fmt: skip
+})  # fmt: skip
 _BREAKING = ("model", "store", "truncation", "context_management", "prompt", "user", "safety_identifier")
 
 FIELD_RULES: Mapping[str, FieldRule] = {
@@ -56,7 +56,7 @@ FIELD_RULES: Mapping[str, FieldRule] = {
 """The decision for each field of a request body."""
 
 _CALLERS = tuple(name for name, rule in FIELD_RULES.items() if rule is FieldRule.CALLER)
-_NEVER_COUNTS = ("metadata", "generate")  # the latter is our own: what makes a turn a warm-up
+_NEVER_COUNTS = frozenset({"metadata", "generate"})  # the latter is our own: what makes a turn a warm-up
 _ABSENT = object()
 
 
@@ -195,12 +195,10 @@ def plan(
 
 
 def _changed(now: Mapping[str, Any], then: Mapping[str, Any], *, exact: bool) -> str | None:
-    """The first field whose change breaks the continuation; the model before all others."""
-    for name in ("model", *now, *(name for name in then if name not in now)):
-        harmless = name in _NEVER_COUNTS if exact else FIELD_RULES.get(name) is FieldRule.HARMLESS
-        if not harmless and now.get(name, _ABSENT) != then.get(name, _ABSENT):
-            return name
-    return None
+    """A field whose change breaks the continuation; the model before all others."""
+    counting = (now.keys() | then.keys()) - (_NEVER_COUNTS if exact else _HARMLESS)
+    changed = [name for name in counting if now.get(name, _ABSENT) != then.get(name, _ABSENT)]
+    return "model" if "model" in changed else changed[0] if changed else None
 
 
 def _without_output(

@@ -34,6 +34,7 @@ OUTPUTS = frozenset(CALLS.values())
 # The calls for which an output can be made up; those of the others need a shape that only the tool knows.
 _TEXT_CALLS = frozenset({"function_call", "custom_tool_call"})
 _TEXT_OUTPUTS = frozenset(CALLS[kind] for kind in _TEXT_CALLS)
+_PAIRED = OUTPUTS.union(CALLS)
 _MISSING_OUTPUT = "No output was recorded for this call."
 
 
@@ -45,7 +46,8 @@ def repair(items: list[_Item], *, warn: Callable[[str], None]) -> list[_Item]:
     output of the wrong one of the two kinds goes as its call's kind, since `tool_output` cannot know it. Items with a reference
     among them are left as they are: what it stands for is the server's to know. The same list where nothing changed.
     """
-    if any(item.get("type") == "item_reference" for item in items):
+    kinds = {item.get("type") for item in items}
+    if "item_reference" in kinds or _PAIRED.isdisjoint(kinds):
         return items
     instead, unanswered = _paired(items)
     missing = {at for at in unanswered if items[at]["type"] in _TEXT_CALLS}

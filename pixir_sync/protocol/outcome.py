@@ -37,9 +37,6 @@ _HOSTED = ("web_search_call", "file_search_call", "code_interpreter_call", "imag
            "mcp_list_tools", "shell_call", "computer_call", "tool_search_call")  # fmt: skip
 
 
-_RUNS: tuple[None, Callable[[], None]] = (None, lambda: None)
-
-
 class Ending:
     """An attribute that keeps how a call ended: a `Result`, a `PixirError`, or None while it runs.
 
@@ -52,9 +49,11 @@ class Ending:
         call.__dict__["ended"] = (copy.copy(ended), weakref.ref(ended)) if error else (ended, lambda: ended)
 
     def __get__(self, call: Any, owner: type) -> Result | PixirError | None:
-        kept, known = call.__dict__.get("ended", _RUNS)
+        if "ended" not in call.__dict__:
+            return None
+        kept, known = call.__dict__["ended"]
         ended: Result | PixirError | None = known()
-        if ended is None and kept is not None:
+        if ended is None:
             ended = copy.copy(kept)
             call.__dict__["ended"] = kept, weakref.ref(ended)
         return ended

@@ -235,6 +235,8 @@ def _plain(body: dict[str, Any], given: Mapping[str, Any]) -> None:
 
 
 def _tools(body: dict[str, Any], request: Request) -> None:
+    if request.tools is None and request.hosted_tools is None and request.web_search is None:
+        return
     tools = check_tools(request.tools) if request.tools is not None else []
     hosted = [dict(tool) for tool in request.hosted_tools or ()]
     raw = any(str(tool["type"]).startswith("web_search") for tool in [*hosted, *tools])

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pixir_sync.protocol.compare import snapshot
 from pixir_sync.protocol.continuation import FIELD_RULES, Baseline, Delta, Draft, FieldRule, Full, begins_with, plan
 from pixir_sync.protocol.items import assistant, repair, tool_output, user
 from pixir_sync.protocol.request import Body, Request, build
@@ -335,7 +336,7 @@ def test_whatever_is_edited_the_server_sees_what_a_full_replay_would_show(data: 
         items = repair(history, warn=lambda message: None)
         answer = plan(FIELDS, items, held)
         output = put_out(data.draw(OUTPUTS), turn)
-        draft = Draft(FIELDS, items, held, answer)
+        draft = Draft(FIELDS, snapshot(items), held, answer)  # as `Body.frozen` gives them
         if isinstance(answer, Delta):
             seen = server.take(answer.input, answer.previous_response_id, output, f"resp_{turn}")
             assert held is not None and canonical(items[: answer.matched], made_in) == canonical(held.input, made_in)
