@@ -40,7 +40,8 @@ def take_in(
     """
     lead = [developer(context)] if context else []
     if known and not managed and isinstance(history, (list, tuple)):
-        history = list(history)  # the one shallow pass: as it is at this moment, whatever other threads do
+        if not glance:
+            history = list(history)  # the one shallow pass: as it is at this moment, whatever other threads do
         held, count = _longest(lead, history, known, glance)
         if count:
             start = count - len(lead)
@@ -51,7 +52,7 @@ def take_in(
     return [], 0, lead + (items if managed else repair(items, warn=warn))
 
 
-def _longest(lead: list[_Item], history: list[_Item], known: Known, glance: bool) -> tuple[list[_Item], int]:
+def _longest(lead: list[_Item], history: Sequence[_Item], known: Known, glance: bool) -> tuple[list[_Item], int]:
     """The longest of the known inputs that this one begins with, and its length now; or nothing.
 
     Plain ``==``: the slow form is the plan's.
