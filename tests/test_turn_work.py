@@ -14,7 +14,7 @@ from pixir_sync import Provider, user
 from pixir_sync.local import LocalServer
 
 Turn = Callable[[list[Any]], dict[str, Any]]
-SIZES = (40, 400)
+SIZES = (40, 2_000)
 AT_THE_ENDS = 4  # the first and the last item are compared at the call, and again before all that is between them
 
 
@@ -26,8 +26,6 @@ class Compared(dict[str, Any]):
     def __eq__(self, other: object) -> bool:
         Compared.count += 1
         return dict.__eq__(self, other)
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 class Passed(list[Any]):
@@ -62,8 +60,6 @@ class Passed(list[Any]):
     def copy(self) -> list[Any]:
         self.passes.append(len(self))
         return super().copy()
-
-    __hash__ = None  # type: ignore[assignment]
 
     def over(self, size: int) -> int:
         """How many passes there were over this many items, or more."""
@@ -117,8 +113,10 @@ def test_the_baseline_is_compared_and_not_copied(provider: Provider) -> None:
     """What a connection holds is passed over by the comparison, and once more at most where a turn puts its input together."""
     for size in SIZES:
         history = begun(provider, size)
-        (idle,) = [idle for idle in provider._websocket._pool.idle() if len(idle.baseline.input) > size]  # type: ignore
-        idle.baseline.input = held = Passed(idle.baseline.input)
+        assert provider._websocket is not None
+        baselines = [idle.baseline for idle in provider._websocket._pool.idle()]
+        (baseline,) = [baseline for baseline in baselines if baseline is not None and size < len(baseline.input) < 2 * size]
+        baseline.input = held = Passed(baseline.input)
         continued(provider, size, history)
         assert 1 <= held.over(size // 2) <= 2, held.passes
 
@@ -130,7 +128,7 @@ def test_no_bytecode_is_run_for_what_was_sent_before(provider: Provider) -> None
         history = begun(provider, size)
         counts[size] = bytecodes(lambda history=history, size=size: continued(provider, size, history))  # type: ignore[misc]
     few, many = counts.values()
-    assert abs(many - few) < (SIZES[1] - SIZES[0]), counts
+    assert many - few < 2 * (SIZES[1] - SIZES[0]), counts  # a loop runs five an item; how the answer came in varies
 
 
 def bytecodes(run: Callable[[], object]) -> int:
