@@ -61,8 +61,7 @@ class WebSocketTransport(Transport):
     def __init__(self, config: ProviderConfig) -> None:
         self._config = config
         self._url = config.websocket_address
-        self._own = own_headers(config)
-        self._kept = _distinguishing(self._own)
+        self._key_of_all = PoolKey(self._url, "", _distinguishing(own_headers(config)), None)  # its repr shows no header
         self._gate = Gate()
         self._pool = ConnectionPool(config.pool)
         self._keepalive = KeepaliveThread(self._pool, config.keepalive)
@@ -168,11 +167,11 @@ class WebSocketTransport(Transport):
         return next((c for c in idle if c.baseline is not None and c.baseline.input is body.held), None)
 
     def _key(self, call: Call) -> PoolKey:
-        kept = _distinguishing(self._headers(call)) if call.headers else self._kept
+        kept = _distinguishing(self._headers(call)) if call.headers else self._key_of_all.headers
         return PoolKey(self._url, call.identity(), kept, call.scope)
 
     def _headers(self, call: Call) -> dict[str, str]:
-        return merged(self._own, call.headers)
+        return merged(own_headers(self._config), call.headers)
 
     def _open(self, call: Call, lease: Lease, credential: Mapping[str, str]) -> Connection:
         """A new connection in the lease's place."""
