@@ -98,14 +98,20 @@ class ApiKey(_Bearer):
     >>> provider = Provider(model="gpt-5.5", credential=key)  # the same as api_key="a-key"
     """
 
-    __slots__ = ("_key",)
+    __slots__ = ("_identity", "_key")
 
     def __init__(self, key: str) -> None:
         self._key = _checked(key, "api_key")
+        self._identity: str | None = None
+
+    def __reduce__(self) -> tuple[type[ApiKey], tuple[str]]:
+        return type(self), (self._key,)  # the identity is this process's
 
     @property
     def identity(self) -> str:
-        return _digest(self._key)
+        if self._identity is None:
+            self._identity = _digest(self._key)
+        return self._identity
 
     def key(self) -> str:
         return self._key

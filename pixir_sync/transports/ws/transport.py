@@ -13,7 +13,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pixir_sync.config import ProviderConfig
@@ -53,6 +53,14 @@ def _distinguishing(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((name, value) for name, value in lowered.items() if name not in _TRACING))
 
 
+def _place(
+    url: str, identity: str, headers: tuple[tuple[str, str], ...], scope: str | None, session: str | None
+) -> tuple[PoolKey, str]:
+    """Whose connections a call may use, and what the evidence calls its own."""
+    facts = repr((url, identity, headers, scope, session)).encode()
+    return PoolKey(url, identity, headers, scope), hashlib.blake2b(facts, key=_SALT, digest_size=8).hexdigest()
+
+
 class WebSocketTransport(Transport):
     """Responses over WebSocket. Threads share it."""
 
@@ -61,7 +69,8 @@ class WebSocketTransport(Transport):
     def __init__(self, config: ProviderConfig) -> None:
         self._config = config
         self._url = config.websocket_address
-        self._key_of_all = PoolKey(self._url, "", _distinguishing(own_headers(config)), None)  # its repr shows no header
+        self._common = PoolKey(self._url, "", _distinguishing(own_headers(config)), None)  # its repr shows no header
+        self._place = lru_cache(maxsize=1_024)(_place)  # a fiftieth of a short turn
         self._gate = Gate()
         self._pool = ConnectionPool(config.pool)
         self._keepalive = KeepaliveThread(self._pool, config.keepalive)
@@ -138,10 +147,9 @@ class WebSocketTransport(Transport):
             raise
 
     def _lease(self, call: Call) -> Lease:
-        key = self._key(call)
+        headers = _distinguishing(self._headers(call)) if call.headers else self._common.headers
+        key, call.evidence.websocket_key = self._place(self._url, call.identity(), headers, call.scope, call.session)
         items = call.body.items if call.session is None else None
-        facts = repr((key.url, key.identity, key.headers, key.scope, call.session)).encode()
-        call.evidence.websocket_key = hashlib.blake2b(facts, key=_SALT, digest_size=8).hexdigest()
         limit = call.deadline.sooner(call.timeouts.pool)
         prefer = call.preferred or self._holder_of(call)
         try:
@@ -165,10 +173,6 @@ class WebSocketTransport(Transport):
         if previous is not None:
             return next((c for c in idle if c.response_id == previous), None)
         return next((c for c in idle if c.baseline is not None and c.baseline.input is body.held), None)
-
-    def _key(self, call: Call) -> PoolKey:
-        kept = _distinguishing(self._headers(call)) if call.headers else self._key_of_all.headers
-        return PoolKey(self._url, call.identity(), kept, call.scope)
 
     def _headers(self, call: Call) -> dict[str, str]:
         return merged(own_headers(self._config), call.headers)
