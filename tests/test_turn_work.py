@@ -10,12 +10,12 @@ from typing import Any, SupportsIndex
 
 import pytest
 
-from pixir_sync import Provider, user
+from pixir_sync import InvalidRequest, Provider, user
 from pixir_sync.local import LocalServer
 
 Turn = Callable[[list[Any]], dict[str, Any]]
 SIZES = (40, 2_000)
-AT_THE_ENDS = 4  # the first and the last item are compared at the call, and again before all that is between them
+AT_THE_ENDS = 2  # the first and the last item are compared at the call, too
 
 
 class Compared(dict[str, Any]):
@@ -129,6 +129,25 @@ def test_no_bytecode_is_run_for_what_was_sent_before(provider: Provider) -> None
         counts[size] = bytecodes(lambda history=history, size=size: continued(provider, size, history))  # type: ignore[misc]
     few, many = counts.values()
     assert many - few < 2 * (SIZES[1] - SIZES[0]), counts  # a loop runs five an item; how the answer came in varies
+
+
+def test_an_item_that_was_right_once_and_is_wrong_now_is_refused(provider: Provider) -> None:
+    """The call itself looks only at what is new and at both ends; before anything is sent all of it is compared, and checked."""
+    history = begun(provider, SIZES[0])
+    sent = provider.stats()["bytes_sent"]
+    history[7]["content"] = 5
+    stream = provider.stream(history, session=f"s{SIZES[0]}")
+    with pytest.raises(InvalidRequest, match=r"history\[7\]\.content must be"):
+        next(stream)
+    assert provider.stats()["bytes_sent"] == sent
+
+
+def test_a_new_item_that_is_wrong_is_refused_at_once(provider: Provider) -> None:
+    """What no connection holds is checked when the call is made."""
+    history = begun(provider, SIZES[0])
+    history[-1]["content"] = 5
+    with pytest.raises(InvalidRequest, match=rf"history\[{len(history) - 1}\]\.content must be"):
+        provider.stream(history, session=f"s{SIZES[0]}")
 
 
 def bytecodes(run: Callable[[], object]) -> int:
