@@ -181,7 +181,7 @@ def check_history(history: Any, start: int = 0) -> list[_Item]:
         kind = item.get("type", "message")
         text = kind == "message" and isinstance(item.get("content"), str)
         if text and item.get("role") in ROLES and _CHAT_FIELDS.isdisjoint(item):
-            continue  # most items, without a look-up and a call: a third of the work
+            continue  # most items, without a look-up and a call: half of the work
         if not isinstance(kind, str) or not kind:
             raise InvalidRequest(f"history[{at}].type must be a string that is not empty")
         _CHECKS.get(kind, _any_item)(item, at)
