@@ -46,13 +46,14 @@ class Ending:
 
     def __set__(self, call: Any, ended: Result | PixirError) -> None:
         error = isinstance(ended, PixirError)
-        call.__dict__["ended"] = (copy.copy(ended), weakref.ref(ended)) if error else (ended, lambda: ended)
+        call.__dict__["ended"] = (copy.copy(ended), weakref.ref(ended)) if error else (ended, None)
 
     def __get__(self, call: Any, owner: type) -> Result | PixirError | None:
         if "ended" not in call.__dict__:
             return None
+        kept: Result | PixirError
         kept, known = call.__dict__["ended"]
-        ended: Result | PixirError | None = known()
+        ended = kept if known is None else known()
         if ended is None:
             ended = copy.copy(kept)
             call.__dict__["ended"] = kept, weakref.ref(ended)
