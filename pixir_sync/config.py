@@ -113,7 +113,7 @@ class Network:
         if not (cert is None or isinstance(cert, str) or (isinstance(cert, tuple) and len(cert) == 2)):
             raise InvalidRequest("network.client_cert must be a path, or a pair (certificate, key)")
         if self.headers is not None:
-            check_headers(self.headers, "network.headers")
+            object.__setattr__(self, "headers", check_headers(self.headers, "network.headers"))  # a copy: what was checked counts
         for name in ("trust_env", "allow_insecure"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidRequest(f"network.{name} must be true or false, not {type(getattr(self, name)).__name__}")

@@ -119,7 +119,7 @@ class Provider:
 
         Raises:
             InvalidRequest: at once, for a wrong request. ProviderClosed: after `close`.
-            PixirError: any other failure, from the iteration.
+            PixirError: any other failure, from the iteration; also for an item that was sent before and was made wrong since.
         """
         engine = self._open()
         made = make_request(request, fields)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pixir_sync.protocol.codec import CodecError, dumps
@@ -182,7 +183,7 @@ def _string(name: str, value: Any) -> None:
         raise InvalidRequest(f"{name} must be a string, not {type(value).__name__}")
 
 
-_CHECKS = {
+_CHECKS: dict[str, Callable[[Any], None]] = {
     "model": lambda v: text("model", v),
     "system_prompt": lambda v: _string("system_prompt", v),
     "developer_context": lambda v: _string("developer_context", v),
@@ -200,18 +201,19 @@ _CHECKS = {
     "previous_response_id": lambda v: plain_text("previous_response_id", v),
     "conversation": _conversation,
     "extra_body": _extra,
+    **{name: partial(choice, name, known=known) for name, known in CHOICES.items()},
 }
 
 
-def check(request: Request) -> None:
-    """Check every field that is given, but the history, tools and schema, which are checked where they are read."""
-    for name, verify in _CHECKS.items():
-        value = getattr(request, name)
-        if value is not None:
-            verify(value)
-    for name, known in CHOICES.items():
-        value = getattr(request, name)
-        if value is not None:
-            choice(name, value, known)
+def check(request: Request) -> dict[str, Any]:
+    """Check every field that is given, but the history, tools and schema, which are checked where they are read.
+
+    Returns what is given.
+    """
+    given = {name: value for name, value in vars(request).items() if value is not None}
+    for name, value in given.items():
+        if name in _CHECKS:
+            _CHECKS[name](value)
     if request.previous_response_id is not None and request.conversation is not None:
         raise InvalidRequest("previous_response_id and conversation exclude each other: give one of the two")
+    return given

@@ -31,12 +31,20 @@ def snapshot(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [copied(item) for item in items]
 
 
+_LEAVES = frozenset({str, int, float, bool, type(None)})
+
+
 def copied(value: Any) -> Any:
     """A value with every container copied and every leaf shared. Raises RecursionError for one that contains itself."""
     if isinstance(value, dict):
-        return {key: inner if type(inner) is str else copied(inner) for key, inner in value.items()}
+        made = dict(value)
+        if not _LEAVES.issuperset(map(type, made.values())):  # most items hold nothing but text: half of the work
+            for key, inner in made.items():
+                if type(inner) not in _LEAVES:
+                    made[key] = copied(inner)
+        return made
     if isinstance(value, (list, tuple)):
-        return [copied(inner) for inner in value]
+        return [inner if type(inner) in _LEAVES else copied(inner) for inner in value]
     return value if isinstance(value, str) or not isinstance(value, Mapping) else copied(dict(value))
 
 

@@ -39,11 +39,11 @@ class FieldRule(Enum):
     INPUT = "input"  # what the plan is about
 
 
-_HARMLESS = (
+_HARMLESS = frozenset({
     "instructions", "tools", "tool_choice", "parallel_tool_calls", "max_tool_calls", "max_output_tokens", "temperature", "top_p",
     "top_logprobs", "reasoning", "text", "include", "metadata", "prompt_cache_key", "prompt_cache_options",
     "prompt_cache_retention", "service_tier", "stream_options", "moderation", "generate",
-)  # fmt: skip
+})  # fmt: skip
 _BREAKING = ("model", "store", "truncation", "context_management", "prompt", "user", "safety_identifier")
 
 FIELD_RULES: Mapping[str, FieldRule] = {
@@ -55,7 +55,8 @@ FIELD_RULES: Mapping[str, FieldRule] = {
 }
 """The decision for each field of a request body."""
 
-_NEVER_COUNTS = ("metadata", "generate")  # the latter is our own: what makes a turn a warm-up
+_CALLERS = tuple(name for name, rule in FIELD_RULES.items() if rule is FieldRule.CALLER)
+_NEVER_COUNTS = frozenset({"metadata", "generate"})  # the latter is our own: what makes a turn a warm-up
 _ABSENT = object()
 
 
@@ -112,18 +113,22 @@ class Baseline:
 
 
 class Draft:
-    """A turn as it was sent, before it is known how it ends: the snapshot of what the baseline lacks of it.
+    """A turn as it was sent, before it is known how it ends: what the baseline lacks of it.
 
-    Made at the moment of sending, so that what the caller does to its history while the answer comes has no effect. `commit` on
-    a completed response; on any other end the draft, and the baseline that it was made from, are dropped.
+    What it is given is kept and never changed: snapshots (`Body.frozen`), so that what the caller does to its history while the
+    answer comes has no effect. `commit` on a completed response; on any other end the draft, and the baseline that it was made
+    from, are dropped.
     """
 
     __slots__ = ("_base", "_fields", "_phases", "_tail")
 
-    def __init__(self, fields: Mapping[str, Any], items: list[_Item], base: Baseline | None, chosen: Full | Delta) -> None:
+    def __init__(
+        self, fields: Mapping[str, Any], items: list[_Item], base: Baseline | None, chosen: Full | Delta, *, matched: int = 0
+    ) -> None:
+        """``matched``: as for `plan`; nothing may be left out of a turn that is sent in full."""
         self._base = base if isinstance(chosen, Delta) else None
-        self._tail = snapshot(items[chosen.matched :] if isinstance(chosen, Delta) else items)
-        self._fields = snapshot([dict(fields)])[0]
+        self._tail = items[chosen.matched - matched :] if isinstance(chosen, Delta) else items[:]
+        self._fields = fields
         self._phases = chosen.phases if isinstance(chosen, Delta) else {}
 
     def commit(self, response_id: str, output: list[_Item]) -> Baseline:
@@ -159,6 +164,7 @@ def plan(
     mode: Mode = "auto",
     *,
     require_reasoning: bool = False,
+    matched: int = 0,
 ) -> Full | Delta:
     """How to send a turn.
 
@@ -166,47 +172,46 @@ def plan(
         fields: the body without its input. items: the input as the caller gave it, repaired.
         baseline: what the connection holds, None for a fresh one.
         mode: ``auto`` (the table decides), ``exact`` (any field but metadata that changed breaks), ``off`` (never a delta).
+        matched: how many items were left out before these, because they are known to be the baseline's last input.
         require_reasoning: the server's reasoning must stand in the input, too: for a match without a session's name.
     """
     if mode == "off":
         return Full("continuation_off")
-    if any(fields.get(name) is not None for name, rule in FIELD_RULES.items() if rule is FieldRule.CALLER):
+    if any(fields.get(name) is not None for name in _CALLERS):
         return Full("caller_managed")
     if baseline is None:
         return Full("no_previous_response")
     changed = _changed(fields, baseline.fields, exact=mode == "exact")
     if changed is not None:
         return Full("model_changed" if changed == "model" else "request_changed")
-    count = begins_with(items, baseline)
+    count = matched or begins_with(items, baseline)
     if count < len(baseline.input):
         return Full("prefix_mismatch")
     phases: dict[int, str] = {}
-    delta = _without_output(items, count, baseline.output, require_reasoning, phases)
+    delta = _without_output(items[count - matched :], count, baseline.output, require_reasoning, phases)
     if delta is None:
         return Full("output_mismatch")
     return Delta(delta, baseline.response_id, count, phases) if delta else Full("empty_delta")
 
 
 def _changed(now: Mapping[str, Any], then: Mapping[str, Any], *, exact: bool) -> str | None:
-    """The first field whose change breaks the continuation; the model before all others."""
-    for name in ("model", *now, *(name for name in then if name not in now)):
-        harmless = name in _NEVER_COUNTS if exact else FIELD_RULES.get(name) is FieldRule.HARMLESS
-        if not harmless and now.get(name, _ABSENT) != then.get(name, _ABSENT):
-            return name
-    return None
+    """A field whose change breaks the continuation; the model before all others."""
+    counting = (now.keys() | then.keys()) - (_NEVER_COUNTS if exact else _HARMLESS)
+    changed = [name for name in counting if now.get(name, _ABSENT) != then.get(name, _ABSENT)]
+    return "model" if "model" in changed else changed[0] if changed else None
 
 
 def _without_output(
     items: list[_Item], start: int, output: list[_Item], strict: bool, phases: dict[int, str]
 ) -> list[_Item] | None:
-    """The items from `start` on without the server's own, or None where they are not what the server put out.
+    """The items, which stand from `start` on, without the server's own; None where they are not what the server put out.
 
     The phases that only the server's copies have go into `phases`.
     """
     delta: list[_Item] = []
     answered: set[Any] = set()  # the calls that came so far, and None for what is no call
     due = 0  # the next item of the server's
-    for place, item in enumerate(items[start:], start):
+    for place, item in enumerate(items, start):
         at = due if due == len(output) else _match(output, due, item, strict)
         if at < len(output):
             answered.add(item.get("call_id"))

@@ -34,6 +34,7 @@ OUTPUTS = frozenset(CALLS.values())
 # The calls for which an output can be made up; those of the others need a shape that only the tool knows.
 _TEXT_CALLS = frozenset({"function_call", "custom_tool_call"})
 _TEXT_OUTPUTS = frozenset(CALLS[kind] for kind in _TEXT_CALLS)
+_PAIRED = OUTPUTS.union(CALLS)
 _MISSING_OUTPUT = "No output was recorded for this call."
 
 
@@ -45,7 +46,8 @@ def repair(items: list[_Item], *, warn: Callable[[str], None]) -> list[_Item]:
     output of the wrong one of the two kinds goes as its call's kind, since `tool_output` cannot know it. Items with a reference
     among them are left as they are: what it stands for is the server's to know. The same list where nothing changed.
     """
-    if any(item.get("type") == "item_reference" for item in items):
+    kinds = {item.get("type") for item in items}
+    if "item_reference" in kinds or _PAIRED.isdisjoint(kinds):
         return items
     instead, unanswered = _paired(items)
     missing = {at for at in unanswered if items[at]["type"] in _TEXT_CALLS}
@@ -101,7 +103,7 @@ def _paired(items: list[_Item]) -> tuple[dict[int, _Item | None], list[int]]:
 _NEEDS_ID = frozenset({"image_generation_call", "mcp_approval_request", "mcp_approval_response"})
 
 
-_NOT_SENT = ("id", "status", "approval_request_id")  # the last names an item that is left out, see `_NEEDS_ID`
+_NOT_SENT = frozenset({"id", "status", "approval_request_id"})  # the last names an item that is left out, see `_NEEDS_ID`
 # What looks like an id or a status and is content: the shell's output names its call by `id` where it has no call_id, and
 # whether a patch was applied is its output's status.
 _KEPT = {"local_shell_call_output": ("id",), "apply_patch_call_output": ("status",)}
@@ -125,7 +127,7 @@ def for_full_input(items: list[_Item], *, store: bool, model: str, origin_of: Ca
             raise InvalidRequest(f"input[{at}] is an item_reference, which needs store=True")
         if kind in _NEEDS_ID or (kind == "reasoning" and not _travels(item, model, origin_of)):
             continue
-        if any(name in item for name in _NOT_SENT):
+        if not _NOT_SENT.isdisjoint(item):
             kept = _KEPT.get(kind, ()) if item.get("call_id") is None or kind != "local_shell_call_output" else ()
             item = {name: value for name, value in item.items() if name not in _NOT_SENT or name in kept}
             if item.keys() <= {"type"}:

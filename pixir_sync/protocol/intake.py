@@ -11,6 +11,7 @@ Rules kept here:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from pixir_sync.protocol.history import CALLS, repair
@@ -19,41 +20,59 @@ from pixir_sync.protocol.items import check_history, developer
 __all__ = ["Known", "take_in"]
 
 _Item = dict[str, Any]
-Known = Sequence[Sequence[_Item]]
-"""The inputs that connections hold and that a history may begin with."""
+Known = Sequence[list[_Item]]
+"""The inputs that connections hold and that a history may begin with. Each only ever grows, by the turn that it belongs to."""
 
 
-def take_in(history: Any, context: str, known: Known, *, managed: bool, warn: Callable[[str], None]) -> tuple[list[_Item], int]:
-    """The items to send, and how many of them, from the first on, are a baseline's own.
+def take_in(
+    history: Any, context: str, known: Known, *, managed: bool, warn: Callable[[str], None], glance: bool = False
+) -> tuple[list[_Item], int, list[_Item]]:
+    """The items to send: the input of a baseline, how many of its items come first, and the rest.
 
     Args:
         context: the developer's context, the first item; ``""`` for none.
         managed: the caller owns the context, and its items go as they are.
         warn: told, without any content, what the repair left out.
+        glance: what is found is not sent: an input that is the same at both ends passes for the same.
 
     Raises `InvalidRequest` that names the item and the field.
     """
     lead = [developer(context)] if context else []
-    if not managed and isinstance(history, (list, tuple)):
-        held = _longest(lead, history, known)
-        start = len(held) - len(lead)
-        if held:
+    if known and not managed and isinstance(history, (list, tuple)):
+        held, count = _longest(lead, history, known, glance)
+        if count:
+            start = count - len(lead)
             rest = check_history(history[start:], start)
-            if held[-1].get("type") not in CALLS and repair(rest, warn=_nobody) is rest:
-                return held + rest, len(held)
+            if glance or (held[count - 1].get("type") not in CALLS and repair(rest, warn=_nobody) is rest):
+                return held, count, rest
     items = check_history(history)
-    return lead + (items if managed else repair(items, warn=warn)), 0
+    return [], 0, lead + (items if managed else repair(items, warn=warn))
 
 
-def _longest(lead: list[_Item], history: Sequence[_Item], known: Known) -> list[_Item]:
-    """The longest of the known inputs that this one begins with, or nothing. Plain ``==``: the slow form is the plan's."""
-    found: list[_Item] = []
-    for inputs in known:
-        held = list(inputs)  # it may be extended meanwhile, by the turn that it belongs to
-        fits = len(found) < len(held) <= len(lead) + len(history) and held[: len(lead)] == lead
-        if fits and held[len(lead) :] == list(history[: len(held) - len(lead)]):
-            found = held
-    return found
+def _longest(lead: list[_Item], history: Sequence[_Item], known: Known, glance: bool) -> tuple[list[_Item], int]:
+    """The longest of the known inputs that this one begins with, and its length now; or nothing.
+
+    Plain ``==``: the slow form is the plan's.
+    """
+    for held in sorted(known, key=len, reverse=True):
+        count, before = len(held), len(lead)
+        start = count - before
+        if not before < count <= before + len(history) or held[:before] != lead:
+            continue
+        if _same(held[before:] if before else held, history, start, glance):
+            return held, count
+    return [], 0
+
+
+def _same(held: list[_Item], history: Sequence[_Item], start: int, glance: bool) -> bool:
+    """Whether the first items of a history are these: the one shallow pass, and the one comparison.
+
+    It is of two lists, which is a fifth less work than to take their items by pairs. (That another thread may change the history
+    meanwhile costs no more than the match.)
+    """
+    if glance:
+        return [held[0], held[-1]] == [*history[:1], *history[start - 1 : start]]
+    return held == list(islice(history, start))
 
 
 def _nobody(message: str) -> None:

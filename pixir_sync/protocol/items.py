@@ -179,6 +179,9 @@ def check_history(history: Any, start: int = 0) -> list[_Item]:
         if not isinstance(item, dict):
             raise InvalidRequest(f"history[{at}] must be an item (a dict), not {type(item).__name__}{_hint(item)}")
         kind = item.get("type", "message")
+        text = kind == "message" and isinstance(item.get("content"), str)
+        if text and item.get("role") in ROLES and _CHAT_FIELDS.isdisjoint(item):
+            continue  # most items, without a look-up and a call: half of the work
         if not isinstance(kind, str) or not kind:
             raise InvalidRequest(f"history[{at}].type must be a string that is not empty")
         _CHECKS.get(kind, _any_item)(item, at)
@@ -211,13 +214,13 @@ def _problem(kind: str) -> str | None:
     return f".type is unknown; did you mean {near[0]!r}?" if near else None
 
 
-_CHAT_FIELDS = ("tool_calls", "function_call", "tool_call_id")
+_CHAT_FIELDS = frozenset({"tool_calls", "function_call", "tool_call_id"})
 _CHAT_PARTS = ("text", "image_url", "file")
 
 
 def _check_message(item: _Item, at: int) -> None:
     role = item.get("role")
-    if role in ("tool", "function") or any(name in item for name in _CHAT_FIELDS):
+    if role in ("tool", "function") or not _CHAT_FIELDS.isdisjoint(item):
         raise InvalidRequest(f"history[{at}] is a chat-style message: convert the history with from_messages()")
     if role is None and "type" not in item:
         raise InvalidRequest(f"history[{at}].type is missing; only a message, with role and content, may be without it")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from pixir_sync.protocol.assembly import ResultAssembler
@@ -46,12 +46,15 @@ class Ending:
 
     def __set__(self, call: Any, ended: Result | PixirError) -> None:
         error = isinstance(ended, PixirError)
-        call.__dict__["ended"] = (copy.copy(ended), weakref.ref(ended)) if error else (ended, lambda: ended)
+        call.__dict__["ended"] = (copy.copy(ended), weakref.ref(ended)) if error else (ended, None)
 
     def __get__(self, call: Any, owner: type) -> Result | PixirError | None:
-        kept, known = call.__dict__.get("ended", (None, lambda: None))
-        ended: Result | PixirError | None = known()
-        if ended is None and kept is not None:
+        if "ended" not in call.__dict__:
+            return None
+        kept: Result | PixirError
+        kept, known = call.__dict__["ended"]
+        ended = kept if known is None else known()
+        if ended is None:
             ended = copy.copy(kept)
             call.__dict__["ended"] = kept, weakref.ref(ended)
         return ended
@@ -160,7 +163,7 @@ def partial(assembler: ResultAssembler, evidence: Evidence) -> Result:
         web_search=_web_search(items),
         finish_reason=finish_reason(assembler, calls),
         usage=usage if isinstance(usage, dict) else None,
-        usage_summary=asdict(summary) if summary is not None else None,
+        usage_summary=dict(vars(summary)) if summary is not None else None,
         response_id=assembler.response_id,
         model=model if isinstance(model, str) else None,
         response=response or None,

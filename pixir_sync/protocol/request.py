@@ -26,10 +26,11 @@ from pixir_sync.protocol.schema import check_tools, output_format
 __all__ = ["Body", "Request", "build", "make_request", "unknown_name"]
 
 # Fields whose name and value go into the body as they are.
-_VERBATIM = (
+_VERBATIM = frozenset({
     "tool_choice", "parallel_tool_calls", "temperature", "top_p", "max_output_tokens", "prompt_cache_key",
     "prompt_cache_retention", "metadata", "service_tier", "include", "previous_response_id", "conversation",
-)  # fmt: skip
+})  # fmt: skip
+_REASONING = {"reasoning_effort": "effort", "reasoning_summary": "summary"}  # parts of one object
 # Fields that decide how the input is sent, also where they come in ``extra_body``.
 _DECIDING = ("store", "previous_response_id", "conversation")
 # Wire names that have another name here, and wire names that go into the body as they are.
@@ -123,26 +124,35 @@ def make_request(request: Any, given: Mapping[str, Any]) -> Request:
 
     Raises `InvalidRequest` for an unknown name, or for one field given under two names.
     """
-    if isinstance(request, Request):
-        made = request
-    elif isinstance(request, Mapping):
-        made = _from_names(request, "field of the request")
-    elif request is None:
-        made = Request()
+    if request is None:
+        made: dict[str, Any] = {}
     elif isinstance(request, (str, list, tuple)):
-        made = Request(history=request)
+        if "history" in given or "input" in given:
+            raise InvalidRequest("history: the input is given twice, as the request and by name")
+        made = {"history": request}
+    elif isinstance(request, Request):
+        if not given:
+            return request
+        made = vars(request)
+    elif isinstance(request, Mapping):
+        made = _named(request, "field of the request")
     else:
         raise InvalidRequest(f"request must be a string, a list of items, a mapping or a Request, not {type(request).__name__}")
-    if given and isinstance(request, (str, list, tuple)) and ("history" in given or "input" in given):
-        raise InvalidRequest("history: the input is given twice, as the request and by name")
-    more = _from_names(given, "argument")
-    changed = {n: getattr(more, n) for n in _NAMES if getattr(more, n) is not None}
-    if isinstance(made.extra_body, Mapping) and isinstance(more.extra_body, Mapping):
-        changed["extra_body"] = {**made.extra_body, **more.extra_body}
-    return replace(made, **changed)
+    more = {name: value for name, value in _named(given, "argument").items() if value is not None} if given else given
+    if "extra_body" in more and isinstance(made.get("extra_body"), Mapping) and isinstance(more["extra_body"], Mapping):
+        more = {**more, "extra_body": {**made["extra_body"], **more["extra_body"]}}
+    return replace(request, **more) if isinstance(request, Request) else _made({**made, **more})
 
 
-def _from_names(given: Mapping[str, Any], what: str) -> Request:
+def _made(named: dict[str, Any]) -> Request:
+    """A request with these fields; the others are their class's: None. (``__init__`` sets each of them, a fiftieth of a turn.)"""
+    made = object.__new__(Request)
+    vars(made).update(named)
+    return made
+
+
+def _named(given: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """What was given, under the names of `Request`'s fields."""
     named: dict[str, Any] = {}
     extra: dict[str, Any] = {}
     for name, value in given.items():
@@ -161,7 +171,7 @@ def _from_names(given: Mapping[str, Any], what: str) -> Request:
         own = named.get("extra_body") or {}
         checks.mapping("extra_body", own)
         named["extra_body"] = {**extra, **own}
-    return Request(**named)
+    return named
 
 
 def build(
@@ -172,6 +182,7 @@ def build(
     reasons: Callable[[str], bool] | None,
     warn: Callable[[str], None],
     known: Known = (),
+    glance: bool = False,
     stateless: str | None = None,
     cache_retention: bool = True,
 ) -> Body:
@@ -181,20 +192,20 @@ def build(
         model, store: the provider's defaults.
         reasons: whether a model reasons, so that its encrypted reasoning can be asked for; None where the server has none.
         warn: told, without any content, what the repair of the history left out.
-        known: the inputs that connections hold and that the history may begin with.
+        known: the inputs that connections hold and that the history may begin with. glance: see `take_in`.
         stateless: the name of a server that keeps no responses. cache_retention: whether ``prompt_cache_retention`` is sent.
     """
-    checks.check(request)
-    request = _lifted(request)
+    request, given = _lifted(request, checks.check(request))
     store = store if request.store is None else request.store
     if stateless is not None and store:
         raise InvalidRequest(f"store: {stateless} keeps no responses, store must be false")
     managed = request.caller_managed
-    items, settled = take_in(request.history, (request.developer_context or "").strip(), known, managed=managed, warn=warn)
-    if not items and not (managed and request.conversation is not None):
+    context = (request.developer_context or "").strip()
+    held, settled, rest = take_in(request.history, context, known, managed=managed, warn=warn, glance=glance)
+    if not settled and not rest and not (managed and request.conversation is not None):
         raise InvalidRequest("history is empty: there is nothing to answer")
     body: dict[str, Any] = {"model": request.model or model}
-    _plain(body, request)
+    _plain(body, given)
     _tools(body, request)
     parse = _format(body, request)
     body["store"] = store
@@ -203,34 +214,36 @@ def build(
     _extra(body, request.extra_body or {})
     if not cache_retention:
         body.pop("prompt_cache_retention", None)
-    return Body(body, items, parse, stores=stores(body), caller_managed=managed, settled=settled)
+    return Body(body, rest, parse, stores(body), managed, held, settled)
 
 
-def _lifted(request: Request) -> Request:
+def _lifted(request: Request, given: dict[str, Any]) -> tuple[Request, dict[str, Any]]:
     """The request with those further fields in their places, and checked, that decide how its input is sent."""
-    extra = dict(request.extra_body or {})
-    given = {name: extra.pop(name) for name in _DECIDING if name in extra}
-    if given:
-        checks.check(request := replace(request, **given, extra_body=extra))
-    return request
+    if not request.extra_body:
+        return request, given
+    extra = dict(request.extra_body)
+    lifted = {name: extra.pop(name) for name in _DECIDING if name in extra}
+    if lifted:
+        given = checks.check(request := replace(request, **lifted, extra_body=extra))
+    return request, given
 
 
-def _plain(body: dict[str, Any], request: Request) -> None:
+def _plain(body: dict[str, Any], given: Mapping[str, Any]) -> None:
     """The fields that go as they are, and those that share an object."""
-    if request.system_prompt is not None:
-        body["instructions"] = request.system_prompt
-    for name in _VERBATIM:
-        value = getattr(request, name)
-        if value is not None:
+    if "system_prompt" in given:
+        body["instructions"] = given["system_prompt"]
+    for name, value in given.items():
+        if name in _VERBATIM:
             body[name] = dict(value) if isinstance(value, Mapping) else list(value) if name == "include" else value
-    reasoning = {"effort": request.reasoning_effort, "summary": request.reasoning_summary}
-    if reasoning := {name: value for name, value in reasoning.items() if value is not None}:
-        body["reasoning"] = reasoning
-    if request.verbosity is not None:
-        body["text"] = {"verbosity": request.verbosity}
+        elif name in _REASONING:
+            body.setdefault("reasoning", {})[_REASONING[name]] = value
+    if "verbosity" in given:
+        body["text"] = {"verbosity": given["verbosity"]}
 
 
 def _tools(body: dict[str, Any], request: Request) -> None:
+    if request.tools is None and request.hosted_tools is None and request.web_search is None:
+        return
     tools = check_tools(request.tools) if request.tools is not None else []
     hosted = [dict(tool) for tool in request.hosted_tools or ()]
     raw = any(str(tool["type"]).startswith("web_search") for tool in [*hosted, *tools])

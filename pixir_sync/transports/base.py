@@ -95,7 +95,7 @@ class Transport(ABC):
         connection without taking a lock, because that may happen in the garbage collector.
         """
 
-    def known(self, session: str | None, scope: str | None) -> Sequence[Sequence[dict[str, Any]]]:
+    def known(self, session: str | None, scope: str | None) -> Sequence[list[dict[str, Any]]]:
         """The inputs that this transport's connections hold and that a coming call may begin with; may be stale."""
         return ()
 

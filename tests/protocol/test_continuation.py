@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pixir_sync.protocol.compare import snapshot
 from pixir_sync.protocol.continuation import FIELD_RULES, Baseline, Delta, Draft, FieldRule, Full, begins_with, plan
 from pixir_sync.protocol.items import assistant, repair, tool_output, user
-from pixir_sync.protocol.request import Request, build
+from pixir_sync.protocol.request import Body, Request, build
 from tests.protocol.context_model import Server, canonical, meaning
 
 FIELDS: dict[str, Any] = {"model": "m", "store": False, "instructions": "be brief"}
@@ -161,7 +162,8 @@ def test_every_field_of_a_request_has_a_decision() -> None:
 def test_a_baseline_does_not_see_what_the_caller_does_to_its_objects() -> None:
     """Mutation in place after sending changes neither the last input nor the output that is held."""
     given, output, fields = [user("Hi")], [copy.deepcopy(MESSAGE)], copy.deepcopy(FIELDS)
-    held = Draft(fields, given, None, Full("no_previous_response")).commit("resp_1", output)
+    body = Body(fields, given, None, stores=False, caller_managed=False).frozen()
+    held = Draft(body.fields, body.items, None, Full("no_previous_response")).commit("resp_1", output)
     given[0]["content"] = "edited"
     output[0]["content"][0]["text"] = "edited"
     fields["model"] = "edited"
@@ -334,7 +336,7 @@ def test_whatever_is_edited_the_server_sees_what_a_full_replay_would_show(data: 
         items = repair(history, warn=lambda message: None)
         answer = plan(FIELDS, items, held)
         output = put_out(data.draw(OUTPUTS), turn)
-        draft = Draft(FIELDS, items, held, answer)
+        draft = Draft(FIELDS, snapshot(items), held, answer)  # as `Body.frozen` gives them
         if isinstance(answer, Delta):
             seen = server.take(answer.input, answer.previous_response_id, output, f"resp_{turn}")
             assert held is not None and canonical(items[: answer.matched], made_in) == canonical(held.input, made_in)

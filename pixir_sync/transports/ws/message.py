@@ -47,7 +47,8 @@ def worded(call: Call, mode: Mode, held: Connection | None, reset: str | None, l
     """
     body, evidence = call.body, call.evidence
     baseline = held.baseline if held is not None else None
-    chosen = plan(body.fields, body.items, baseline, mode, require_reasoning=call.session is None)
+    given, matched = body.after(baseline.input) if baseline is not None else (body.items, 0)
+    chosen = plan(body.fields, given, baseline, mode, require_reasoning=call.session is None, matched=matched)
     items: list[dict[str, Any]] = []
     previous: str | None = None
     if isinstance(chosen, Delta):
@@ -67,7 +68,7 @@ def worded(call: Call, mode: Mode, held: Connection | None, reset: str | None, l
         evidence.continuation_reset_reason = evidence.continuation_reset_reason or reason
         items, previous = call.full_input()["input"], None
     data, size = _encoded(body.fields, items, previous)
-    evidence.input_items_sent, evidence.input_items_total = len(items), len(body.items)
+    evidence.input_items_sent, evidence.input_items_total = len(items), body.count
     evidence.input_bytes_held = held.retained if held is not None and isinstance(chosen, Delta) else 0
     limit = min(limit, FRAME_LIMIT)
     if len(data) > limit:
@@ -76,7 +77,9 @@ def worded(call: Call, mode: Mode, held: Connection | None, reset: str | None, l
     if held is not None and isinstance(chosen, Delta):
         size += held.retained
     kept = mode != "off" and not body.caller_managed
-    return Message(data, Draft(body.fields, body.items, baseline, chosen) if kept else None, size)
+    if not isinstance(chosen, Delta):
+        given, matched = body.items, 0
+    return Message(data, Draft(body.fields, given, baseline, chosen, matched=matched) if kept else None, size)
 
 
 def _encoded(fields: dict[str, Any], items: list[dict[str, Any]], previous: str | None) -> tuple[bytes, int]:
