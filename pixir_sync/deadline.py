@@ -30,6 +30,8 @@ class Deadline:
 
     def sooner(self, seconds: float | None) -> Deadline:
         """This deadline or one in so many seconds, whichever comes first."""
+        if seconds is None:
+            return self
         other = Deadline(seconds)
         return other if other.at < self.at else self
 

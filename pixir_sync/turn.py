@@ -123,12 +123,12 @@ class Turn:
         call = Call(
             body=body, timeouts=self._timeouts, deadline=self._deadline, cancel=self.token, evidence=self.evidence,
             authorize=dict, origin_of=self.engine.origins, headers=self._headers, session=self._session, scope=self._scope,
-            identity=self.engine.identity,
+            identity=self.engine.identity, assembler=self.assembler,
         )  # fmt: skip
         if not body.settled:
             call.full_input()  # what a server would refuse is said before any network
         elif not body.caller_managed:
-            body.for_wire(body.items[body.settled :], self.engine.origins)
+            body.for_wire(body.rest, self.engine.origins)
         return call
 
     def _attempt(self, call: Call) -> Iterator[Event]:

@@ -32,19 +32,20 @@ class ResultAssembler:
 
     Attributes:
         response: the last response object that the server sent. response_id: its id, or an earlier one's.
-        terminal: the terminal event's data, once it came.
+        terminal: the terminal event's data, once it came. status: how the response ended, None before that.
         output_seen, events: whether output came, and how many events; the turn engine keeps them.
     """
 
     __slots__ = (
         "_append", "_by_id", "_by_index", "_items", "_key",
-        "events", "output_seen", "response", "response_id", "terminal",
+        "events", "output_seen", "response", "response_id", "status", "terminal",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.response: _Data = {}
         self.response_id: str | None = None
         self.terminal: _Data | None = None
+        self.status: str | None = None
         self.output_seen = False
         self.events = 0
         self._items: list[Item] = []
@@ -118,6 +119,7 @@ class ResultAssembler:
         if self.terminal is None:
             self.terminal = data
             self._lifecycle(data)
+            self.status = _status(data["type"], self.response.get("status"))
 
     def _item_added(self, data: _Data) -> None:
         shell = data.get("item")
@@ -164,18 +166,13 @@ class ResultAssembler:
                 self._find(data, owner).settle(field, data.get(position), part[key], part)
                 self._key = _NO_KEY
 
-    # The outcome.
 
-    @property
-    def status(self) -> str | None:
-        """How the response ended, by its status, else by the event's name; None before the terminal event."""
-        if self.terminal is None:
-            return None
-        status = self.response.get("status")
-        if status in ("completed", "incomplete", "failed", "cancelled") and self.terminal["type"] != "error":
-            return str(status)
-        named = str(self.terminal["type"]).removeprefix("response.")
-        return "completed" if named == "done" else named
+def _status(kind: str, status: Any) -> str:
+    """How a response ended: by its status, else by the name of the event."""
+    if status in ("completed", "incomplete", "failed", "cancelled") and kind != "error":
+        return str(status)
+    named = kind.removeprefix("response.")
+    return "completed" if named == "done" else named
 
 
 def _delta(kind: str, field: str, position: str) -> Callable[[ResultAssembler, _Data], None]:

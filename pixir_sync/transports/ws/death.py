@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pixir_sync.protocol.classify import from_close, redact
 from pixir_sync.protocol.errors import ConnectionLost, FrameTooLarge, PixirError
 from pixir_sync.protocol.frames import FrameError
+from pixir_sync.protocol.turn import STALE
 
-__all__ = ["Death", "broken", "closed_by_peer", "conceal", "ended", "misspoken", "retired", "unanswered"]
+__all__ = ["Death", "broken", "closed_by_peer", "conceal", "ended", "misspoken", "retired", "stale", "unanswered"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +81,8 @@ def unanswered(seconds: float) -> Death:
 def retired(reset: str) -> Death:
     """This side let go of it."""
     return Death(_lost("the connection was closed by this side"), reset=reset)
+
+
+def stale(error: PixirError) -> PixirError:
+    """The error of a connection that was lost while nobody used it: nothing was sent, whatever the server said at its end."""
+    return ConnectionLost("the connection was lost while it was idle", code=STALE, details={"reason": error.kind})

@@ -37,10 +37,9 @@ from pixir_sync.protocol.errors import (
 )
 from pixir_sync.protocol.events import TERMINAL, is_output
 from pixir_sync.protocol.frames import TEXT, FrameError, check_text, frame
-from pixir_sync.protocol.turn import STALE
 from pixir_sync.transports.base import Call
 from pixir_sync.transports.ws.connection import Connection, Sent
-from pixir_sync.transports.ws.death import retired
+from pixir_sync.transports.ws.death import retired, stale
 from pixir_sync.transports.ws.lanes import Lane
 from pixir_sync.transports.ws.message import worded
 from pixir_sync.transports.ws.routing import AGE_LIMIT, response_id
@@ -58,11 +57,13 @@ class Exchange:
     """
 
     def __init__(
-        self, call: Call, config: ProviderConfig, held: Connection | None, reset: str | None, on_cancel: Callable[[], None]
-    ) -> None:
+        self, call: Call, config: ProviderConfig, frame_limit: int,
+        held: Connection | None, reset: str | None, on_cancel: Callable[[], None],
+    ) -> None:  # fmt: skip
         """``held``: the connection that stands, None where one will be opened; ``reset``: why there is none, if that is known.
 
-        ``on_cancel`` is called once the call was cancelled, from any thread; it must take no lock.
+        ``frame_limit``: the bytes that the endpoint takes at most. ``on_cancel`` is called once the call was cancelled, from any
+        thread; it must take no lock.
         """
         self.call = call
         self._on_cancel = on_cancel
@@ -80,7 +81,7 @@ class Exchange:
         self._shown = 0  # how many events the wait before this one had seen
         self._first = True  # no event came yet
         self._begun = False  # no event came that can only be of this response
-        self._message = worded(call, cast(Mode, config.continuation), held, reset, config.preset.frame_limit)
+        self._message = worded(call, cast(Mode, config.continuation), held, reset, frame_limit)
 
     # Sending, and the events.
 
@@ -97,7 +98,7 @@ class Exchange:
         except PixirError as error:
             if call.cancel.cancelled:
                 raise self._placed(cancelled(call.cancel)) from None
-            raise self._placed(_stale(error) if connection.served else error) from None
+            raise self._placed(stale(error) if connection.served else error) from None
         if not begun:
             raise self._stopped(FirstEventTimeout)
         self._phase = "send"
@@ -158,13 +159,16 @@ class Exchange:
         """The events without the late end of the last response, which may come until this one has begun."""
         last = self.connection.response_id if self.connection is not None else None
         kept: list[Any] = []
-        for data in events:
+        for at, data in enumerate(events):
             kind = data.get("type") if isinstance(data, dict) else None
-            if not self._begun and isinstance(kind, str):
+            if isinstance(kind, str):
                 found = response_id(data)
                 if kind in TERMINAL and last is not None and (found == last or (found is None and kind == "response.done")):
                     continue
-                self._begun = kind in TERMINAL or kind == "response.created" or is_output(kind)
+                if kind in TERMINAL or kind == "response.created" or is_output(kind):
+                    self._begun = True
+                    kept += events[at:]
+                    break
             kept.append(data)
         if self._first and kept:
             self._first = False
@@ -282,11 +286,6 @@ class Exchange:
         if self.call.deadline.passed:
             return self._placed(TotalTimeout("the call took longer than its total limit"))
         return self._placed(kind(_LIMITS[kind]))
-
-
-def _stale(error: PixirError) -> PixirError:
-    """The error of a connection that was lost while nobody used it: nothing was sent, whatever the server said at its end."""
-    return ConnectionLost("the connection was lost while it was idle", code=STALE, details={"reason": error.kind})
 
 
 _LIMITS: dict[type[DeadlineExceeded], str] = {

@@ -68,7 +68,7 @@ class WebSocketTransport(Transport):
 
     def __init__(self, config: ProviderConfig) -> None:
         self._config = config
-        self._url = config.websocket_address
+        self._url, self._frame_limit = config.websocket_address, config.preset.frame_limit
         self._common = PoolKey(self._url, "", _distinguishing(own_headers(config)), None)  # its repr shows no header
         self._place = lru_cache(maxsize=128)(_place)  # saves a thirtieth of a short turn
         self._gate = Gate()
@@ -125,7 +125,7 @@ class WebSocketTransport(Transport):
         try:
             held = cast("Connection | None", lease.connection)
             call.secrets.extend(held.secrets if held is not None else ())  # it may have been opened with other ones
-            exchange = Exchange(call, self._config, held, lease.reset, partial(self._cancelled, lease))
+            exchange = Exchange(call, self._config, self._frame_limit, held, lease.reset, partial(self._cancelled, lease))
             exchange.run_on(held if held is not None else self._open(call, lease, credential))
             proven = lease.reused
             while call.assembler.terminal is None:
