@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.benchmarks.fresh import Client, run
+from tests.benchmarks.process import Case, told
 from tests.benchmarks.section import Chart, Section, Setting, table
 from tests.benchmarks.short_peer import LONG, ShortPeer
 
@@ -63,7 +63,7 @@ def compare(setting: Setting) -> Section:
             for codec in setting.codecs:
                 options = [what, peer.plain, f"--turns={turns}", f"--every={most // _POINTS}"]
                 held, resident = (
-                    [Point(*point) for point in run(_SCRIPT, Client("pixir", codec), setting, peer.authority, *options, *more)]
+                    [Point(*point) for point in told(_SCRIPT, Case("pixir", what, codec=codec), peer, setting, *options, *more)]
                     for more in ([], ["--resident"])
                 )
                 found[what][codec] = Curve(held, resident)
@@ -107,7 +107,7 @@ A conversation of {turns:,} turns in one session, whose history grows by half a 
 turn. What is ours beside the caller's own history is the baseline: its containers again, and none of its text.
 
 {in_conversations}"""
-    return Section("Memory", text, _charts(found), missed(found))
+    return Section("Memory of long streams and conversations", text, _charts(found), missed(found), once=True)
 
 
 def _charts(found: Found) -> list[Chart]:
@@ -139,9 +139,3 @@ def missed(found: Found) -> list[str]:
         if used - own > (bound := CONVERSATION_BOUND * containers):
             short.append(f"a long conversation, pixir_sync, {codec}: {used - own:.0f} bytes of ours per turn, not {bound:.0f}")
     return short
-
-
-if __name__ == "__main__":
-    from tests.benchmarks.alone import main
-
-    main(compare)

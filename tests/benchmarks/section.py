@@ -25,7 +25,6 @@ class Setting(NamedTuple):
         codecs: the JSON libraries that the provider is measured with: ``orjson``, ``json``.
         seconds: how long a run of bulk answers lasts.
         quick: small numbers, to see that all of it runs; the figures then say nothing.
-        without_official: leave the official SDK out; its figures are then missing, and what is held against them is not held.
     """
 
     official: Path
@@ -33,7 +32,6 @@ class Setting(NamedTuple):
     codecs: Sequence[str] = ("orjson", "json")
     seconds: float = 1.5
     quick: bool = False
-    without_official: bool = False
 
 
 class Chart(NamedTuple):
@@ -49,12 +47,19 @@ class Chart(NamedTuple):
 
 
 class Section(NamedTuple):
-    """What one comparison found. ``text`` is Markdown without a heading; ``missed`` has the targets that were not reached."""
+    """What one comparison found.
+
+    Attributes:
+        text: Markdown without a heading.
+        missed: the targets that were not reached.
+        once: measured in one round, however many others have.
+    """
 
     title: str
     text: str
     charts: Sequence[Chart] = ()
     missed: Sequence[str] = ()
+    once: bool = False
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 2) -> str:

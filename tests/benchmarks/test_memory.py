@@ -48,6 +48,6 @@ def test_a_slope_beyond_its_bound_is_missed() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_it_runs() -> None:
     """Thirteen thousand events are enough to see that a stream keeps its text and no more."""
-    section = compare(Setting(Path(), codecs=["orjson"], quick=True, without_official=True))
+    section = compare(Setting(Path(), codecs=["orjson"], quick=True))
     assert [missing for missing in section.missed if "stream" in missing] == []
     assert [chart.name for chart in section.charts] == ["memory_stream", "memory_conversation"]
