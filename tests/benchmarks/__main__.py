@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def write(name: str, section: Section, setting: Setting, output: Path) -> str:
     """Put a section into the page, which is made where it is missing, and draw its charts beside it. Gives the section's text."""
-    text = page.written(section, conditions(setting._replace(rounds=1) if section.once else setting))
+    text = page.written(section, conditions(setting._replace(rounds=section.rounds or setting.rounds)))
     before = output.read_text(encoding="utf-8") if output.exists() else f"# {PAGE.stem.capitalize()}\n"
     output.write_text(page.replaced(before, name, text), encoding="utf-8")
     for chart in section.charts:

@@ -128,13 +128,13 @@ def report(found: Found, rounds: int) -> Section:
     rows = []
     series: dict[str, list[tuple[float | str, float]]] = {}
     for case, of in found.items():
-        wall, cpu = (f"{figure(of) * 1e3:.0f}" for figure in (_wall, _cpu))
+        wall, cpu = (f"{figure(of) * 1e3:,.0f}" for figure in (_wall, _cpu))
         faster, less = (f"{_times(figure, case, found):.1f}" if case.codec else "1" for figure in (_wall, _cpu))
         stage, asked = (f"first event, {case.does}", f"{TARGET:.0f}") if case.does in _TRANSPORTS else (case.does, "")
         rows.append([stage, case.name, wall, faster, asked if case.codec else "", cpu, less])
         series.setdefault(case.name, []).append((case.does, _wall(of) * 1e3))
     head = ["from the start of Python to", "client", "wall ms", "times faster", "target", "CPU ms", "times less"]
-    text = f"{_ROUNDS_OF_ONE} starts of each in a round, {rounds} in all:\n\n{table(head, rows)}"
+    text = f"The median of {rounds} starts of each:\n\n{table(head, rows)}"
     chart = Chart("cold_start", "From the start of Python", "to", "ms", "bars", series)
     return Section("Cold start", text, [chart], missed(found))
 

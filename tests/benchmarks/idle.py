@@ -86,7 +86,7 @@ def report(found: Found) -> Section:
     most = max(idle.connections for idle in found.values())
     text = f"{most:,} connections that wait for their next turn:\n\n{table(head, rows)}"
     chart = Chart("idle", "Idle connections", "", "KB of memory per connection", "bars", series)
-    return Section("Idle connections", text, [chart], missed(found), once=True)
+    return Section("Idle connections", text, [chart], missed(found), rounds=1)
 
 
 def _over(case: Case) -> str:

@@ -52,14 +52,14 @@ class Section(NamedTuple):
     Attributes:
         text: Markdown without a heading.
         missed: the targets that were not reached.
-        once: measured in one round, however many others have.
+        rounds: how often it was measured, where that is not as often as the setting says.
     """
 
     title: str
     text: str
     charts: Sequence[Chart] = ()
     missed: Sequence[str] = ()
-    once: bool = False
+    rounds: int | None = None
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 2) -> str:

@@ -12,7 +12,7 @@ Rules kept here:
 * One thread polls all the connections, and each costs a socket and an empty buffer. While an answer is sent everybody else waits.
 * It has a process of its own, which ends with the ``with`` block, or with its parent.
 * No session tickets over TLS. They come while a client sends its first request; the official SDK reads in another thread, on the
-  same TLS object, and one or two connections of a hundred then never open, or the process ends with a corrupted heap.
+  same TLS object, and some connections of a hundred then never open, or the process ends with a corrupted heap.
 * Nothing here comes from the package that is measured.
 """
 

@@ -28,7 +28,7 @@ def comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     GIVEN.clear()
     for name, missed in (("one", []), ("two", ["two: 19.0 times, not 20"])):
         module = ModuleType(f"tests.benchmarks.{name}")
-        section = Section(name.capitalize(), f"The figures of {name}.", missed=missed, once=name == "two")
+        section = Section(name.capitalize(), f"The figures of {name}.", missed=missed, rounds=1 if name == "two" else None)
         monkeypatch.setattr(module, "compare", partial(_given, section), raising=False)
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(command, "COMPARISONS", ("one", "two"))

@@ -34,8 +34,10 @@ _SCRIPT = Path(__file__).with_name("turn_clients.py")
 _SIZES, _QUICK_SIZES = (10_000, 100_000, 1_000_000, 10_000_000), (10_000, 100_000)
 _NAMES = {"kept": "delta, list kept", "rebuilt": "delta, list rebuilt", "full": "full replay", "delta": "delta by hand",
           "http": "full replay, HTTP"}  # fmt: skip
-_REPLAYS = (Case("official", "full"), Case("official", "http"))  # a few turns at each size: one of the longest takes seconds
+_REPLAYS = (Case("official", "full"), Case("official", "http"))  # few turns of them: one of the longest takes seconds
 _KEPT = "kept"
+_SECONDS = 0.3
+_ROUNDS = 3  # at most: a round takes a minute and more
 
 
 class Turn(NamedTuple):
@@ -53,10 +55,11 @@ Found = Mapping[tuple[Case, int], Sequence[Turn]]
 def compare(setting: Setting) -> Section:
     """Measure all ways at all sizes."""
     sizes = _QUICK_SIZES if setting.quick else _SIZES
+    rounds = min(setting.rounds, _ROUNDS)
     with ShortPeer() as peer:
         todo = [(case, size) for size, case in product(sizes, ways(setting.codecs))]
-        found = interleaved("turns", todo, setting.rounds, lambda key: measured(*key, setting, peer))
-    return report(found)
+        found = interleaved("turns", todo, rounds, lambda key: measured(*key, setting, peer))
+    return report(found)._replace(rounds=rounds)
 
 
 def ways(codecs: Sequence[str]) -> Iterator[Case]:
@@ -69,8 +72,8 @@ def ways(codecs: Sequence[str]) -> Iterator[Case]:
 def measured(case: Case, size: int, setting: Setting, peer: ShortPeer) -> Turn:
     """One run."""
     slow = case in _REPLAYS
-    seconds = 0.0 if setting.quick or slow else setting.seconds
-    turns = 1 if slow and size >= _SIZES[-1] else 4 if setting.quick or slow else 8
+    seconds = 0.0 if setting.quick or slow else _SECONDS
+    turns = max(1, min(4, 2 * HELD // size)) if slow else 4 if setting.quick else 8
     options = (case.does, peer.plain, f"--size={size}", f"--turns={turns}", f"--seconds={seconds}")
     found = told(_SCRIPT, case, peer, setting, *options)
     return Turn(median(found["cpu"]), median(found["wall"]), found["bytes"])
