@@ -33,6 +33,11 @@ class Setting(NamedTuple):
     seconds: float = 1.5
     quick: bool = False
 
+    @property
+    def few(self) -> int:
+        """The rounds of what has no target, or takes a minute and more."""
+        return min(self.rounds, 3)
+
 
 class Chart(NamedTuple):
     """One chart. ``series`` has the points of each line, or of each group's bars, by its name; x is a number or a label."""

@@ -37,7 +37,6 @@ _NAMES = {"kept": "delta, list kept", "rebuilt": "delta, list rebuilt", "full": 
 _REPLAYS = (Case("official", "full"), Case("official", "http"))  # few turns of them: one of the longest takes seconds
 _KEPT = "kept"
 _SECONDS = 0.3
-_ROUNDS = 3  # at most: a round takes a minute and more
 
 
 class Turn(NamedTuple):
@@ -55,11 +54,10 @@ Found = Mapping[tuple[Case, int], Sequence[Turn]]
 def compare(setting: Setting) -> Section:
     """Measure all ways at all sizes."""
     sizes = _QUICK_SIZES if setting.quick else _SIZES
-    rounds = min(setting.rounds, _ROUNDS)
     with ShortPeer() as peer:
         todo = [(case, size) for size, case in product(sizes, ways(setting.codecs))]
-        found = interleaved("turns", todo, rounds, lambda key: measured(*key, setting, peer))
-    return report(found)._replace(rounds=rounds)
+        found = interleaved("turns", todo, setting.few, lambda key: measured(*key, setting, peer))
+    return report(found)._replace(rounds=setting.few)
 
 
 def ways(codecs: Sequence[str]) -> Iterator[Case]:
