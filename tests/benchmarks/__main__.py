@@ -16,6 +16,7 @@ import os
 import platform
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -29,8 +30,12 @@ __all__ = ["COMPARISONS", "PAGE", "conditions", "main", "write"]
 
 COMPARISONS: tuple[str, ...] = (
     "streaming",
+    "turns",
+    "cold_start",
     "threads",
     "batch",
+    "idle",
+    "memory",
 )
 """The modules of this folder that have ``compare(setting) -> Section``, in the order in which they run."""
 
@@ -53,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             output = Path(folder) / PAGE.name if options.quick else PAGE
         for name in (name for name in COMPARISONS if name in options.only):
             compare: Callable[[Setting], Section] = importlib.import_module(f"tests.benchmarks.{name}").compare
+            began = time.monotonic()
             section = compare(setting)
+            print(f"{name}: {time.monotonic() - began:.0f} seconds", file=sys.stderr)
             print(write(name, section, setting, output), end="\n\n")
             missed += [] if options.quick else section.missed
     print(*(f"missed: {words}" for words in missed), sep="\n", end="\n" if missed else "", file=sys.stderr)
@@ -62,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def write(name: str, section: Section, setting: Setting, output: Path) -> str:
     """Put a section into the page, which is made where it is missing, and draw its charts beside it. Gives the section's text."""
-    text = page.written(section, conditions(setting))
+    text = page.written(section, conditions(setting._replace(rounds=section.rounds or setting.rounds)))
     before = output.read_text(encoding="utf-8") if output.exists() else f"# {PAGE.stem.capitalize()}\n"
     output.write_text(page.replaced(before, name, text), encoding="utf-8")
     for chart in section.charts:

@@ -46,7 +46,7 @@ def batches(codecs: Sequence[str]) -> Iterator[Case]:
 
 
 def compare(setting: Setting) -> Section:
-    """All cases, as often as there are rounds."""
+    """All cases, as often as there are rounds, and three times at most."""
     requests = 40 if setting.quick else REQUESTS
     with Peer(DELTAS) as peer:
 
@@ -56,7 +56,7 @@ def compare(setting: Setting) -> Section:
             assert (found["requests"], found.pop("characters")) == expected, f"{case.name}: {found}, not {expected}"
             return Batch(**found)
 
-        found = interleaved("batch", batches(setting.codecs), setting.rounds, batch)
+        found = interleaved("batch", batches(setting.codecs), setting.few, batch)
     used = max(sample.peer for samples in found.values() for sample in samples)
     text = (
         f"{requests:,} requests by {THREADS} threads, each answered by {DELTAS} deltas and the events around them:\n\n"
@@ -66,7 +66,7 @@ def compare(setting: Setting) -> Section:
     for case, samples in found.items():
         series.setdefault(case.name, []).append((case.over, 1 / wall(samples)))
     chart = Chart("batch", f"A batch of {requests:,} short requests", "", "requests per second", "bars", series)
-    return Section("A batch of short requests", text, [chart])
+    return Section("A batch of short requests", text, [chart], rounds=setting.few)
 
 
 def cpu(samples: Sequence[Batch]) -> float:

@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from statistics import median
 from typing import NamedTuple
 
-from tests.benchmarks.fresh import ROOT, Client, clients, environ
+from tests.benchmarks.process import ROOT, Case, cases, environ, interleaved, interpreter
 from tests.benchmarks.section import Chart, Section, Setting, table
 from tests.benchmarks.short_peer import ShortPeer
 
-__all__ = ["TARGET", "Case", "Start", "compare", "missed", "report"]
+__all__ = ["TARGET", "Start", "compare", "measured", "missed", "report"]
 
 TARGET = 8.0
 """How many times our wall time to the first event the official SDK's is to be."""
@@ -62,18 +61,6 @@ _STAGES = ("bare Python", "import", "WebSocket", "SSE")
 _TRANSPORTS = {"WebSocket": "websocket", "SSE": "http_sse"}
 
 
-class Case(NamedTuple):
-    """A client, and how far it goes: one of the stages."""
-
-    client: Client
-    stage: str
-
-    @property
-    def official(self) -> Case:
-        """What it is compared with."""
-        return Case(Client("official"), self.stage)
-
-
 class Start(NamedTuple):
     """One start, in seconds."""
 
@@ -87,42 +74,34 @@ Found = Mapping[Case, Sequence[Start]]
 def compare(setting: Setting) -> Section:
     """Measure all the starts, in turn."""
     rounds = 1 if setting.quick else setting.rounds * _ROUNDS_OF_ONE
-    cases = list(_cases(setting))
-    found: dict[Case, list[Start]] = {case: [] for case in cases}
     with ShortPeer() as peer, tempfile.TemporaryDirectory() as cache:
-        for number in range(rounds + 1):
-            for case in cases:
-                started = _started(case, setting, peer, cache)
-                if number:  # the first one wrote the bytecode
-                    found[case].append(started)
+        todo = list(cases(_STAGES, setting.codecs))
+        for case in todo:
+            measured(case, setting, peer, cache)  # writes the bytecode
+        found = interleaved("cold start", todo, rounds, lambda case: measured(case, setting, peer, cache))
     return report(found, rounds)
-
-
-def _cases(setting: Setting) -> Iterator[Case]:
-    for stage in _STAGES:
-        for client in clients(setting):
-            yield Case(client, stage)
 
 
 def code(case: Case, url: str) -> str:
     """The program of a case."""
     tell = _TELL.replace("\n", "; ").removesuffix("; ")
-    if case.stage == "bare Python":
+    if case.does == "bare Python":
         return _TELL
-    hidden = "import sys\nsys.modules['orjson'] = None\n" if case.client.codec == "json" else ""
-    if case.stage == "import":
-        return hidden + _IMPORT[case.client.sdk] + _TELL
-    if case.client.codec:
-        return hidden + _OURS.format(url=url, transport=_TRANSPORTS[case.stage], tell=tell)
-    return _OFFICIAL[case.stage].format(url=url, tell=tell)
+    hidden = "import sys\nsys.modules['orjson'] = None\n" if case.codec == "json" else ""
+    if case.does == "import":
+        return hidden + _IMPORT[case.client] + _TELL
+    if case.codec:
+        return hidden + _OURS.format(url=url, transport=_TRANSPORTS[case.does], tell=tell)
+    return _OFFICIAL[case.does].format(url=url, tell=tell)
 
 
-def _started(case: Case, setting: Setting, peer: ShortPeer, cache: str) -> Start:
-    python = str(setting.official if case.client.sdk == "official" else sys.executable)
-    path = [str(ROOT), _packages(python)] if case.client.codec else [_packages(python)]
+def measured(case: Case, setting: Setting, peer: ShortPeer, cache: str) -> Start:
+    """One start."""
+    python = interpreter(case, setting)
+    path = [str(ROOT), _packages(python)] if case.codec else [_packages(python)]
     more = {"PYTHONPYCACHEPREFIX": cache, "PYTHONPATH": os.pathsep.join(path)}
     command = [python, "-S", "-P", "-c", code(case, peer.plain)]
-    env = environ(peer.authority, more)
+    env = environ(peer.authority) | more
     began = time.monotonic_ns()
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True, timeout=_DEADLINE)
     there, cpu = map(int, done.stdout.split())
@@ -147,40 +126,29 @@ def _cpu(starts: Sequence[Start]) -> float:
 def report(found: Found, rounds: int) -> Section:
     """The section: one table and a chart."""
     rows = []
-    for case, starts in found.items():
-        other = found.get(case.official)
-        times = ["—" if other is None else "1" if other is starts else f"{of(other) / of(starts):.1f}" for of in (_wall, _cpu)]
-        wall, cpu = (f"{of(starts) * 1e3:.0f}" for of in (_wall, _cpu))
-        stage = case.stage if case.stage not in _TRANSPORTS else f"first event, {case.stage}"
-        rows.append([stage, case.client.name, wall, times[0], cpu, times[1]])
-    head = ["from the start of Python to", "client", "wall ms", "times less", "CPU ms", "times less"]
-    text = f"""\
-Each start is a fresh `python -c` that imports the SDK, makes a client and streams an answer from a peer on loopback, up to the
-first event. The interpreter's own start is in it, without `site`. Medians of {rounds} starts in turn.
-
-{table(head, rows)}"""
-    series = {
-        client.name: [(stage, _wall(found[Case(client, stage)]) * 1e3) for stage in _STAGES]
-        for client in dict.fromkeys(case.client for case in found)
-    }
+    series: dict[str, list[tuple[float | str, float]]] = {}
+    for case, of in found.items():
+        wall, cpu = (f"{figure(of) * 1e3:,.0f}" for figure in (_wall, _cpu))
+        faster, less = (f"{_times(figure, case, found):.1f}" if case.codec else "1" for figure in (_wall, _cpu))
+        stage, asked = (f"first event, {case.does}", f"{TARGET:.0f}") if case.does in _TRANSPORTS else (case.does, "")
+        rows.append([stage, case.name, wall, faster, asked if case.codec else "", cpu, less])
+        series.setdefault(case.name, []).append((case.does, _wall(of) * 1e3))
+    head = ["from the start of Python to", "client", "wall ms", "times faster", "target", "CPU ms", "times less"]
+    text = f"The median of {rounds} starts of each:\n\n{table(head, rows)}"
     chart = Chart("cold_start", "From the start of Python", "to", "ms", "bars", series)
     return Section("Cold start", text, [chart], missed(found))
 
 
+def _times(figure: Callable[[Sequence[Start]], float], case: Case, found: Found) -> float:
+    return figure(found[case.official]) / figure(found[case])
+
+
 def missed(found: Found) -> list[str]:
-    """What falls short of `TARGET`, in wall time, over each protocol."""
-    short = []
-    for case, starts in found.items():
-        other = found.get(case.official)
-        if case.stage in _TRANSPORTS and case.client.codec and other and (times := _wall(other) / _wall(starts)) < TARGET:
-            short.append(
-                f"cold start over {case.stage}, {case.client.name}: {times:.1f} times faster than the official SDK, "
-                f"not {TARGET:.0f}"
-            )
-    return short
-
-
-if __name__ == "__main__":
-    from tests.benchmarks.alone import main
-
-    main(compare)
+    """What falls short of `TARGET`, in wall time to the first event, over each protocol."""
+    held = {case: _times(_wall, case, found) for case in found if case.does in _TRANSPORTS and case.codec}
+    words = "times faster than the official SDK, not"
+    return [
+        f"cold start over {case.does}, {case.name}: {times:.1f} {words} {TARGET:.0f}"
+        for case, times in held.items()
+        if times < TARGET
+    ]

@@ -79,7 +79,7 @@ def _times(case: Case, found: Samples) -> str:
 
 
 def _target(case: Case, targets: Targets) -> float | None:
-    pair = targets.get((case.protocol, case.codec))
+    pair = targets.get((case.does, case.codec))
     return pair[case.secure] if pair else None
 
 
@@ -118,7 +118,7 @@ def missed(work: str, found: Samples, targets: Targets) -> list[str]:
     short = [(case, got, asked) for case, asked in held if (got := ratio(case, found)) < asked]
     words = []
     for case, got, asked in short:
-        raw = Case("raw", case.protocol, case.secure)
+        raw = Case("raw", case.does, case.secure)
         limit = f" (a raw socket that decodes nothing: {ratio(raw, found):.1f})" if raw in found else ""
         words.append(f"{work}, {case.way}, {case.codec}: {got:.1f} times the official SDK, not {asked:.0f}{limit}")
     return words

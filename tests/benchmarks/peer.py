@@ -134,6 +134,7 @@ def _main(pipe: Connection, deltas: int, paced_deltas: int, pace: float) -> None
     answers: dict[str, Answer] = {"bulk": bulk, "paced": paced}
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.num_tickets = 0  # as in `short_peer`
     authority.issue_cert("127.0.0.1").configure_cert(context)
     with tempfile.TemporaryDirectory() as folder, _listener() as plain, _listener() as secure:
         pem = Path(folder) / "authority.pem"

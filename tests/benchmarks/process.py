@@ -5,6 +5,7 @@ Rules kept here:
 * The official SDK has a virtual environment of its own, made once from the package index with the Python that runs this.
 * What is compared runs side by side: A B A B. Round by round, never all of one client and then all of the other.
 * A client finds the peer and nothing else: no proxy, no other authority, none of the caller's settings of endpoints and keys.
+* Its bytecode is kept, as it is of an installed package, whatever this process was told.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import os
 import subprocess
 import sys
 import venv
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from tests.benchmarks.peer import Peer
 from tests.benchmarks.section import Setting
 
-__all__ = ["OFFICIAL", "ROOT", "Case", "cases", "environ", "interleaved", "official_python", "run"]
+__all__ = [
+    "OFFICIAL", "ROOT", "Case", "Trusted", "cases", "environ", "interleaved", "interpreter", "official_python", "run", "told",
+]  # fmt: skip
 
 OFFICIAL = "3.51.0"
 """The version of the official SDK."""
@@ -29,24 +32,31 @@ OFFICIAL = "3.51.0"
 ROOT = Path(__file__).parents[2]
 _CLIENTS = Path(__file__).with_name("clients.py")
 _DEADLINE = 300.0
-_DROPPED = ("PYTHONPATH", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_DROPPED = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _WAYS = {"websocket": "WebSocket", "sse": "SSE", "http": "HTTP"}
 
+Key = TypeVar("Key", bound=Hashable)
 Found = TypeVar("Found")
 
 
 class Case(NamedTuple):
-    """One client in one setting. ``codec`` is the JSON library of the provider, ``""`` for the others."""
+    """One client in one setting.
+
+    Attributes:
+        client: pixir, official or raw.
+        does: the protocol, or what else a comparison tells its cases apart by.
+        codec: the JSON library of the provider, ``""`` for the others.
+    """
 
     client: str
-    protocol: str
+    does: str
     secure: bool = False
     codec: str = ""
 
     @property
     def official(self) -> Case:
         """What it is compared with."""
-        return Case("official", self.protocol, self.secure)
+        return Case("official", self.does, self.secure)
 
     @property
     def name(self) -> str:
@@ -57,7 +67,7 @@ class Case(NamedTuple):
     @property
     def over(self) -> str:
         """The protocol."""
-        return _WAYS[self.protocol]
+        return _WAYS[self.does]
 
     @property
     def way(self) -> str:
@@ -78,31 +88,45 @@ def cases(
                 yield Case("raw", protocol, tls)
 
 
-def interleaved(what: str, todo: Iterable[Case], rounds: int, measure: Callable[[Case], Found]) -> dict[Case, list[Found]]:
-    """What each case gave in each round."""
-    found: dict[Case, list[Found]] = {case: [] for case in todo}
+def interleaved(what: str, todo: Iterable[Key], rounds: int, measure: Callable[[Key], Found]) -> dict[Key, list[Found]]:
+    """What each gave in each round: most often it is a `Case`."""
+    found: dict[Key, list[Found]] = {key: [] for key in todo}
     for number in range(rounds):
         print(f"{what}: round {number + 1} of {rounds}", file=sys.stderr)
-        for case, samples in found.items():
-            samples.append(measure(case))
+        for key, samples in found.items():
+            samples.append(measure(key))
     return found
 
 
-def run(case: Case, peer: Peer, setting: Setting, *options: str) -> dict[str, Any]:
-    """Run a client once and give what it printed, and as ``peer`` the share of a core that the peer used meanwhile, at most.
+class Trusted(Protocol):
+    """A peer, of which a client is to trust the authority."""
 
-    Raises CalledProcessError; what the client said of it has been shown.
+    authority: str
+
+
+def run(case: Case, peer: Peer, setting: Setting, *options: str) -> dict[str, Any]:
+    """Run a client of streams once and give what it told, and as ``peer`` the share of a core that the peer used, at most."""
+    used = peer.cpu()
+    found: dict[str, Any] = told(_CLIENTS, case, peer, setting, case.does, peer.tls if case.secure else peer.plain, *options)
+    return {**found, "peer": (peer.cpu() - used) / found["wall"]}
+
+
+def told(script: Path, case: Case, peer: Trusted, setting: Setting, *options: object) -> Any:
+    """Run a client's script once and give what it printed, which is JSON.
+
+    Raises CalledProcessError, where what it said has been shown, and TimeoutExpired.
     """
-    python = setting.official if case.client == "official" else Path(sys.executable)
-    url = peer.tls if case.secure else peer.plain
-    command = [str(python), "-P", str(_CLIENTS), case.client, case.protocol, url, *options]
+    command = [interpreter(case, setting), "-P", str(script), case.client, *map(str, options)]
     if case.codec == "json":
         command.append("--no-orjson")
     env = environ(peer.authority) | ({"PYTHONPATH": str(ROOT)} if case.client == "pixir" else {})
-    used = peer.cpu()
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True, timeout=_DEADLINE)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return {**found, "peer": (peer.cpu() - used) / found["wall"]}
+    return json.loads(done.stdout)
+
+
+def interpreter(case: Case, setting: Setting) -> str:
+    """The Python of the environment that has the client."""
+    return str(setting.official) if case.client == "official" else sys.executable
 
 
 def environ(authority: str) -> dict[str, str]:

@@ -25,7 +25,6 @@ class Setting(NamedTuple):
         codecs: the JSON libraries that the provider is measured with: ``orjson``, ``json``.
         seconds: how long a run of bulk answers lasts.
         quick: small numbers, to see that all of it runs; the figures then say nothing.
-        without_official: leave the official SDK out; its figures are then missing, and what is held against them is not held.
     """
 
     official: Path
@@ -33,7 +32,11 @@ class Setting(NamedTuple):
     codecs: Sequence[str] = ("orjson", "json")
     seconds: float = 1.5
     quick: bool = False
-    without_official: bool = False
+
+    @property
+    def few(self) -> int:
+        """The rounds of what has no target, or takes a minute and more."""
+        return min(self.rounds, 3)
 
 
 class Chart(NamedTuple):
@@ -49,12 +52,19 @@ class Chart(NamedTuple):
 
 
 class Section(NamedTuple):
-    """What one comparison found. ``text`` is Markdown without a heading; ``missed`` has the targets that were not reached."""
+    """What one comparison found.
+
+    Attributes:
+        text: Markdown without a heading.
+        missed: the targets that were not reached.
+        rounds: how often it was measured, where that is not as often as the setting says.
+    """
 
     title: str
     text: str
     charts: Sequence[Chart] = ()
     missed: Sequence[str] = ()
+    rounds: int | None = None
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 2) -> str:

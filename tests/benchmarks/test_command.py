@@ -28,7 +28,7 @@ def comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     GIVEN.clear()
     for name, missed in (("one", []), ("two", ["two: 19.0 times, not 20"])):
         module = ModuleType(f"tests.benchmarks.{name}")
-        section = Section(name.capitalize(), f"The figures of {name}.", missed=missed)
+        section = Section(name.capitalize(), f"The figures of {name}.", missed=missed, rounds=1 if name == "two" else None)
         monkeypatch.setattr(module, "compare", partial(_given, section), raising=False)
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(command, "COMPARISONS", ("one", "two"))
@@ -43,10 +43,11 @@ def test_it_writes_all_sections(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert command.main(["--output", str(output), "--rounds=3", "--seconds=2", "--venv", str(tmp_path)]) == 1
     text, captured = output.read_text(encoding="utf-8"), capsys.readouterr()
     assert re.findall(r"^### \w+|^The .*", text, re.M) == ["### One", "The figures of one.", "### Two", "The figures of two."]
-    assert captured.err == "missed: two: 19.0 times, not 20\n"
+    assert captured.err == "one: 0 seconds\ntwo: 0 seconds\nmissed: two: 19.0 times, not 20\n"
     assert "The figures of two." in captured.out
     assert [*GIVEN] == [Setting(tmp_path / "python", 3, ("orjson", "json"), 2.0, False)] * 2
     assert str(tmp_path) not in text
+    assert re.findall("medians of 3 rounds|one round", text) == ["medians of 3 rounds", "one round"]
 
 
 def test_one_section_leaves_the_others(tmp_path: Path) -> None:

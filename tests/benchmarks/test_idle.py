@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.fresh import Client
-from tests.benchmarks.idle import Case, Idle, compare, missed, report
+from tests.benchmarks.idle import Idle, measured, missed, report
+from tests.benchmarks.process import Case
 from tests.benchmarks.section import Setting
+from tests.benchmarks.short_peer import ShortPeer
 
-PLAIN, TLS = (Case(Client("pixir", "orjson"), secure) for secure in (False, True))
+PLAIN, TLS = (Case("pixir", "websocket", secure, "orjson") for secure in (False, True))
 
 
 def idle(kb: float, threads: int = 1) -> Idle:
@@ -19,29 +20,28 @@ def idle(kb: float, threads: int = 1) -> Idle:
 
 
 def test_only_ours_are_held_to_the_targets() -> None:
-    """Memory by the median of the rounds, threads by the worst of them."""
-    official = Case(Client("official"), False)
-    assert missed({PLAIN: [idle(4), idle(4), idle(9)], TLS: [idle(33)], official: [idle(60, 2_000)]}) == []
-    assert missed({PLAIN: [idle(4.1)], TLS: [idle(34, 1), idle(34, 2)]}) == [
+    """Memory and threads, each to its own."""
+    official = {PLAIN.official: idle(60, 2_000), TLS.official: idle(80, 2_000)}
+    assert missed(official | {PLAIN: idle(4), TLS: idle(33)}) == []
+    assert missed(official | {PLAIN: idle(4.1), TLS: idle(34, 2)}) == [
         "idle connections, plain, pixir_sync, orjson: 4.1 KB each, not 4",
         "idle connections, TLS 1.3, pixir_sync, orjson: 34.0 KB each, not 33",
         "idle connections, TLS 1.3, pixir_sync, orjson: 2 threads, not 1",
     ]
 
 
-def test_a_run_that_never_ended_is_shown_as_such() -> None:
-    """The official SDK's may hang over TLS: its row has no figures, and the others' stand."""
-    section = report({PLAIN: [idle(4)], Case(Client("official"), False): []}, 1)
-    lines = section.text.splitlines()
-    assert "| plain | pixir_sync, orjson | 1,000 | 4.0 | 2.0 | 1 | 1.00 | 5,000 | 2.0 |" in lines
-    assert "| plain | official SDK 3.51.0 | — | — | — | — | — | — | — |" in lines
+def test_the_table_shows_the_targets() -> None:
+    """Beside our figures; the official SDK's have none, and no visits of a thread of ours."""
+    lines = report({PLAIN: idle(4), TLS.official: idle(80, 2_000)._replace(traced=None)}).text.splitlines()
+    assert "| plain | pixir_sync, orjson | 4.0 | 4 | 2.0 | 1 | 1 | 1.00 | 5,000 | 2.0 |" in lines
+    assert "| TLS 1.3 | official SDK 3.51.0 | 80.0 |  |  | 2,000 |  | 1.00 |  | 2.0 |" in lines
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_it_runs_without_the_official_sdk() -> None:
-    """Sixty connections, plain and over TLS, and one thread for all of them."""
-    section = compare(Setting(Path(), codecs=["orjson"], quick=True, without_official=True))
-    assert [row.split(" | ")[5] for row in section.text.splitlines()[-2:]] == ["1", "1"]
-    (points,) = section.charts[0].series.values()
-    assert [way for way, _ in points] == ["plain", "TLS 1.3"] and all(kb > 0 for _, kb in points)
+@pytest.mark.parametrize("case", [PLAIN, TLS])
+def test_ours_run(case: Case) -> None:
+    """Sixty connections, and one thread for all of them."""
+    with ShortPeer() as peer:
+        found = measured(case, Setting(Path(), quick=True), peer)
+    assert (found.connections, found.threads) == (60, 1) and found.kb > 0 and found.traced

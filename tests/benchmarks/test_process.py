@@ -11,7 +11,8 @@ from tests.benchmarks.process import environ, official_python
 
 def test_a_client_finds_the_peer_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """No proxy, no other authority, no endpoint or key of the caller's; the rest of its environment stays."""
-    for name in ("https_proxy", "ALL_PROXY", "REQUESTS_CA_BUNDLE", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "PIXIR_TRANSPORT"):
+    endpoints = ("OPENAI_BASE_URL", "OPENAI_ORG_ID", "PIXIR_TRANSPORT")
+    for name in ("https_proxy", "ALL_PROXY", "REQUESTS_CA_BUNDLE", "PYTHONDONTWRITEBYTECODE", *endpoints):
         monkeypatch.setenv(name, "something")
     monkeypatch.setenv("LANG", "de_AT.UTF-8")
     found = environ("authority.pem")

@@ -45,8 +45,8 @@ def compare(setting: Setting) -> Section:
             assert found.events == threads * paced_deltas, f"{case.name}: {found}"
             return found
 
-        in_bulk = interleaved(f"{threads} threads in bulk", todo, setting.rounds, bulk)
-        one_by_one = interleaved(f"{threads} threads, paced", todo, setting.rounds, paced)
+        in_bulk = interleaved(f"{threads} threads in bulk", todo, setting.few, bulk)
+        one_by_one = interleaved(f"{threads} threads, paced", todo, setting.few, paced)
     text = (
         f"In bulk, answers of {deltas:,} deltas, one after the other in each thread:\n\n{bulk_table(in_bulk)}\n\n"
         f"Paced, {1 / PACE:.0f} events per second in each thread, {threads / PACE:,.0f} in all:\n\n{paced_table(one_by_one)}\n\n"
@@ -56,4 +56,4 @@ def compare(setting: Setting) -> Section:
         bars("threads-bulk", f"{threads} threads in bulk", "events per second", in_bulk, lambda samples: 1 / wall(samples)),
         bars("threads-delay", f"Median delay of {threads} paced threads", "µs", one_by_one, lambda samples: p50(samples) * 1e6),
     ]
-    return Section(f"{threads} threads at once", text, charts)
+    return Section(f"{threads} threads at once", text, charts, rounds=setting.few)

@@ -8,7 +8,7 @@ Rules kept here:
 
 * A turn is timed from the call to its last event: the history is there before, and what was answered is added after. CPU time is
   that of the whole process, all of its threads.
-* The first turn only opens the connection. Where a delta is measured, one turn sends the history and is not timed; sixteen
+* The first turn only opens the connection. Where a delta is measured, one turn sends the history and is not timed; up to sixteen
   that are follow, each with one short message more; then the history is cut back to its size, and sent whole again.
 * What the peer says of each request, how many bytes and items it had, is compared with what it must have been.
 """
@@ -147,7 +147,7 @@ def measure(take: Take, way: str, size: int, turns: int, seconds: float) -> dict
             if number:
                 cpu.append(used)
                 wall.append(took)
-            if whole and len(cpu) >= turns and time.monotonic() > until:
+            if len(cpu) >= turns and time.monotonic() > until:
                 break
     return {"cpu": cpu, "wall": wall, "bytes": sent}
 
