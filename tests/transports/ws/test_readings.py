@@ -1,0 +1,177 @@
+"""What the two who read a connection owe each other: sizes, limits and pings that no other test shows from this side."""
+
+from __future__ import annotations
+
+import json
+import select
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+
+from pixir_sync import IdleTimeout, Keepalive, Timeouts
+from pixir_sync.deadline import Deadline
+from pixir_sync.transports.ws import connection as connection_module
+from pixir_sync.transports.ws import keepalive, lanes
+from pixir_sync.transports.ws.wire import Wire as WireOfOurs
+from tests.support.events import created
+from tests.support.ws_peer import PING, TEXT, ClientGone, Wire
+from tests.support.ws_wire import frame_bytes
+from tests.transports.http.helpers import in_thread, wait_until
+from tests.transports.ws.conftest import PeerOf, ProviderOf
+from tests.transports.ws.connection_helpers import begun, connected, receive, send, till_readable
+
+MESSAGE = {"type": "response.created", "response": {"id": "resp_1"}}
+
+
+def test_the_bound_for_an_absent_consumer_counts_whole_messages(peer_of: PeerOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages of many reads each: what is kept is what they hold, not what their last reads brought."""
+    bound, size, total = 1_000_000, 300_000, 20
+    monkeypatch.setattr(lanes, "RETAINED", bound)
+
+    def script(wire: Wire) -> None:
+        wire.read_create()
+        with suppress(OSError, ClientGone):
+            for number in range(total):
+                wire.send({"type": "x", "number": number, "pad": "y" * size})
+            wire.hold()
+
+    with connected(peer_of(script)) as connection:
+        lane = begun(connection)
+        send(connection, lane)
+        while not connection.full:
+            till_readable(connection)
+            connection.drain(1 << 20)
+        held = sum(len(message) for batch, _ in lane.queue for message in batch)
+        assert bound <= held < bound + 2 * size, "the bound is not of what is kept"
+        found = receive(connection, lane, total)
+        assert [data["number"] for data in found] == list(range(total))
+
+
+def test_a_flood_of_what_is_no_event_does_not_outlast_idle(
+    peer_of: PeerOf, provider_of: ProviderOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is something to read at every moment, and none of it is an event: the wait for one ends, with no limit in all."""
+    over = threading.Event()
+    flood = frame_bytes(TEXT, b'{"type":"keepalive"}') * 2000
+
+    def script(wire: Wire) -> None:
+        wire.read_create()
+        with suppress(OSError, AssertionError, ClientGone):  # the client may stop reading, or be gone
+            wire.send(created("resp_1"))
+            while not over.is_set():
+                wire.raw(flood)
+
+    recv = WireOfOurs.recv
+
+    def and_more(wire: WireOfOurs) -> bytes | None:
+        data = recv(wire)
+        if data is not None and not over.is_set():
+            select.select([wire.fileno], [], [], 1)  # the server is always ahead
+        return data
+
+    monkeypatch.setattr(WireOfOurs, "recv", and_more)
+    provider = provider_of(peer_of(script), timeouts=Timeouts(first_event=5, idle=0.5, total=None))
+    stream = provider.stream("Hi")
+    try:
+        waiting = in_thread(lambda: list(stream))
+        with pytest.raises(IdleTimeout):
+            waiting.result(10)
+    finally:
+        over.set()
+        stream.cancel()
+
+
+def test_half_a_frame_puts_the_end_of_an_idle_connection_off_once(peer_of: PeerOf) -> None:
+    """Its last byte was read while the ping waited: a timeout later the peer is dead, although nothing was visited between."""
+
+    def script(wire: Wire) -> None:
+        wire.auto_pong = False
+        assert wire.read_frame().opcode == PING
+        wire.frame(1, b"half", length=100)
+        wire.expect_closed()
+
+    timeout = 30
+    with connected(peer_of(script), keepalive=Keepalive(interval=20, timeout=timeout)) as connection:
+        now = time.monotonic() + 25
+        keepalive._tend_idle([connection], now, timeout)
+        till_readable(connection)
+        now += 5
+        keepalive._tend_idle([connection], now, timeout)
+        assert connection.inbox.unfinished and connection.alive
+        keepalive._tend_idle([connection], now + timeout - 1, timeout)
+        assert connection.alive
+        keepalive._tend_idle([connection], now + timeout, timeout)
+        assert not connection.alive
+
+
+def test_an_interrupt_between_two_reads_of_a_message_condemns_nothing(peer_of: PeerOf) -> None:
+    """Half a message is the parser's, in nobody's hands: the role is given back, and the rest is read later."""
+    go = threading.Event()
+    body = json.dumps(MESSAGE).encode()
+
+    def script(wire: Wire) -> None:
+        wire.read_create()
+        wire.frame(1, body[:10], length=len(body))
+        wire.hold(until=go)
+        wire.raw(body[10:])
+        wire.hold()
+
+    with connected(peer_of(script)) as connection:
+        lane = begun(connection)
+        send(connection, lane)
+        poll = connection._poll
+
+        def interrupted(left: float) -> object:
+            if connection.inbox.unfinished:
+                raise KeyboardInterrupt
+            return poll(left)
+
+        connection._poll = interrupted  # type: ignore[assignment]
+        with pytest.raises(KeyboardInterrupt):
+            connection.receive(lane, Deadline(5))
+        connection._poll = poll
+        assert connection.alive and not connection.occupied
+        go.set()
+        assert receive(connection, lane) == [MESSAGE]
+
+
+def test_a_consumer_goes_on_as_soon_as_a_visit_is_over(peer_of: PeerOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for the visit's end, not for the longest wait in one piece; what the visit read it gets first, in order."""
+    monkeypatch.setattr(connection_module, "AT_MOST", 60.0)
+    inside, go_on, more = threading.Event(), threading.Event(), threading.Event()
+
+    def script(wire: Wire) -> None:
+        wire.read_create()
+        wire.send({"type": "x", "number": 0})
+        wire.hold(until=more)
+        wire.send({"type": "x", "number": 1})
+        wire.hold()
+
+    with connected(peer_of(script)) as connection:
+        lane = begun(connection)
+        send(connection, lane)
+        till_readable(connection)
+        recv = connection._wire.recv
+
+        def slow(wire: object) -> bytes | None:
+            data = recv()
+            if threading.current_thread() is visiting:
+                inside.set()
+                assert go_on.wait(10)
+            return data
+
+        monkeypatch.setattr(type(connection._wire), "recv", slow)
+        visiting = threading.Thread(target=connection.drain, args=(1,), daemon=True)
+        visiting.start()
+        assert inside.wait(5)
+        before = lane.visits
+        consumer = in_thread(lambda: receive(connection, lane, 2, 50))
+        wait_until(lambda: lane.visits > before, "the consumer to come")
+        (visit,) = connection._reading.values()
+        more.set()
+        go_on.set()
+        assert [data["number"] for data in consumer.result(10)] == [0, 1]
+        visiting.join(5)
+        assert isinstance(visit, lanes.Visit) and not connection.occupied
