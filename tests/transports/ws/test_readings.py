@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import select
 import threading
@@ -10,17 +11,17 @@ from contextlib import suppress
 
 import pytest
 
-from pixir_sync import IdleTimeout, Keepalive, Timeouts
+from pixir_sync import ConnectionLost, IdleTimeout, Keepalive, Timeouts
 from pixir_sync.deadline import Deadline
 from pixir_sync.transports.ws import connection as connection_module
 from pixir_sync.transports.ws import keepalive, lanes
 from pixir_sync.transports.ws.wire import Wire as WireOfOurs
 from tests.support.events import created
-from tests.support.ws_peer import PING, TEXT, ClientGone, Wire
+from tests.support.ws_peer import PING, PONG, TEXT, ClientGone, Wire
 from tests.support.ws_wire import frame_bytes
 from tests.transports.http.helpers import in_thread, wait_until
 from tests.transports.ws.conftest import PeerOf, ProviderOf
-from tests.transports.ws.connection_helpers import begun, connected, receive, send, till_readable
+from tests.transports.ws.connection_helpers import begun, connected, open_descriptor, receive, send, till_readable
 
 MESSAGE = {"type": "response.created", "response": {"id": "resp_1"}}
 
@@ -175,3 +176,88 @@ def test_a_consumer_goes_on_as_soon_as_a_visit_is_over(peer_of: PeerOf, monkeypa
         assert [data["number"] for data in consumer.result(10)] == [0, 1]
         visiting.join(5)
         assert isinstance(visit, lanes.Visit) and not connection.occupied
+
+
+@pytest.mark.parametrize("how", ["FIN", "reset", "close frame", "nonsense"])
+def test_a_visit_that_reads_the_end_closes_the_descriptor(how: str, peer_of: PeerOf) -> None:
+    """Nobody else is at the connection, and nobody comes: who read its end is the last one."""
+
+    def script(wire: Wire) -> None:
+        wire.read_create()
+        if how == "FIN":
+            wire.hang_up()
+        elif how == "reset":
+            wire.cut()
+        elif how == "close frame":
+            wire.close(1001)
+        else:
+            wire.raw(b"\xff" * 200)
+        if how != "reset":
+            wire.expect_closed()
+
+    with connected(peer_of(script)) as connection:
+        lane = begun(connection)
+        send(connection, lane)
+        number = connection.fileno
+        while connection.alive:
+            till_readable(connection)
+            connection.drain(1 << 20)
+        assert connection.fileno == -1 and not connection.occupied and not open_descriptor(number)
+        with pytest.raises(ConnectionLost):
+            receive(connection, lane)
+
+
+def test_what_a_visit_reads_before_the_stream_begins_is_not_the_streams(peer_of: PeerOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stream is announced and waits for the visit's end: what the visit read, is nobody's."""
+    late, go = {"type": "response.output_text.delta", "response_id": "resp_0", "delta": "old"}, threading.Event()
+    ready, inside, go_on = threading.Event(), threading.Event(), threading.Event()
+    old = frame_bytes(TEXT, json.dumps(late).encode())
+
+    def script(wire: Wire) -> None:
+        wire.hold(until=ready)
+        wire.raw(old + old[:20])
+        wire.hold(until=go)
+        wire.raw(old[20:])
+        wire.read_create()
+        wire.send(MESSAGE)
+        wire.hold()
+
+    peer = peer_of(script)
+    with connected(peer) as connection:
+        connection.response_id = "resp_0"
+        ready.set()
+        read = connection._read_for_absent
+
+        def slow(limit: int) -> None:
+            inside.set()
+            assert go_on.wait(10)
+            read(limit)
+
+        monkeypatch.setattr(connection, "_read_for_absent", slow)
+        till_readable(connection)
+        visiting = in_thread(lambda: connection.drain(1 << 20))
+        assert inside.wait(5)
+        lane = lanes.Lane()
+        begins = in_thread(lambda: connection.begin(lane, Deadline(20)))
+        wait_until(lambda: None in connection.lanes, "the stream")
+        go_on.set()
+        visiting.result(5)
+        assert begins.result(5) and not lane.queue and connection.inbox.unfinished
+        go.set()
+        send(connection, lane)
+        assert receive(connection, lane, 2) == [late, MESSAGE], "a message that ends later is for the exchange to sort out"
+
+
+@pytest.mark.parametrize("owed", ["a pong", "the end"])
+def test_a_quiet_connection_that_owes_something_is_visited(owed: str, peer_of: PeerOf) -> None:
+    """Nothing came and no ping is due: what could not be sent before goes out, and where sending failed the connection ends."""
+    with connected(peer_of(Wire.hold)) as connection:
+        now = time.monotonic()
+        assert connection.quiet(now)
+        if owed == "a pong":
+            connection.writer.post(PONG, b"late")
+        else:
+            connection.writer.failed = BrokenPipeError(errno.EPIPE, "x")
+        assert not connection.quiet(now)
+        keepalive._tend_idle([connection], now, 20)
+        assert connection.writer.at_rest and connection.alive if owed == "a pong" else connection.fileno == -1

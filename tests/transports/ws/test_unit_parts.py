@@ -92,7 +92,7 @@ def test_an_answer_that_comes_while_the_wait_begins_ends_it(waiting: str) -> Non
     class Overtaken(Heartbeat):
         """The answer comes in the middle of the wait's beginning, the first time or the second."""
 
-        __slots__ = ("left_out",)
+        left_out = 0
 
         def _wait_from(self, now: float) -> None:
             self.left_out -= 1
@@ -101,7 +101,7 @@ def test_an_answer_that_comes_while_the_wait_begins_ends_it(waiting: str) -> Non
             super()._wait_from(now)
 
     heart = Overtaken(10, 5, 0)
-    heart.left_out = 0 if waiting == "begins" else 1
+    heart.left_out = int(waiting == "is put off")
     assert heart.due(10) == b"1"
     heart.left(10)
     if waiting == "is put off":
