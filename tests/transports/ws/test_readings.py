@@ -261,3 +261,34 @@ def test_a_quiet_connection_that_owes_something_is_visited(owed: str, peer_of: P
         assert not connection.quiet(now)
         keepalive._tend_idle([connection], now, 20)
         assert connection.writer.at_rest and connection.alive if owed == "a pong" else connection.fileno == -1
+
+
+def test_an_interrupt_while_a_visit_goes_on_leaves_the_visit_its_role(peer_of: PeerOf) -> None:
+    """The consumer waits for its end, and has nothing that it could give back: the visit reads on by itself."""
+
+    class Interrupted:
+        def acquire(self, timeout: float) -> bool:
+            raise KeyboardInterrupt
+
+    with connected(peer_of(Wire.hold)) as connection:
+        lane, visit = begun(connection), lanes.Visit()
+        visit.over = Interrupted()  # type: ignore[assignment]
+        connection._reading[connection_module._ROLE] = visit
+        with pytest.raises(KeyboardInterrupt):
+            connection.receive(lane, Deadline(5))
+        assert connection.alive and connection._reading.pop(connection_module._ROLE) is visit
+
+
+def test_a_stream_is_stopped_before_its_reader_is_woken(peer_of: PeerOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the reader would look at the flag too early, and take the end of the socket for a loss."""
+    found: list[bool] = []
+    with connected(peer_of(Wire.hold)) as connection:
+        lane, wake = begun(connection), WireOfOurs.wake
+
+        def watched(wire: WireOfOurs) -> None:
+            found.append(lane.cancelled)
+            wake(wire)
+
+        monkeypatch.setattr(WireOfOurs, "wake", watched)
+        connection.stop(lane)
+        assert found == [True] and connection.receive(lane, Deadline(5)) is None
