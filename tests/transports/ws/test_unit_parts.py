@@ -110,6 +110,16 @@ def test_an_answer_that_comes_while_the_wait_begins_ends_it(waiting: str) -> Non
     assert not heart.expired(100) and heart.quiet_until == 20 and heart.due(20) == b"2"
 
 
+def test_after_an_answer_the_next_ping_ends_the_quiet() -> None:
+    """Not the timeout of the one that was answered, which may be the longer."""
+    heart = Heartbeat(10, 50, 0)
+    assert heart.quiet_until == 10 and heart.due(10) == b"1"
+    heart.left(10)
+    assert heart.quiet_until == 60
+    heart.answered(b"1")
+    assert heart.quiet_until == 20 and heart.due(20) == b"2"
+
+
 def test_after_a_long_sleep_one_ping_is_due_not_many(heart: Heartbeat) -> None:
     """A machine that was suspended sends one, and the next at its interval from then."""
     assert heart.due(1000) == b"1"
