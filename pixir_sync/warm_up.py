@@ -13,6 +13,7 @@ from pixir_sync.cancellation import CancelToken
 from pixir_sync.deadline import Deadline
 from pixir_sync.engine import Engine, log
 from pixir_sync.protocol.errors import PixirError
+from pixir_sync.protocol.events import IGNORED
 from pixir_sync.protocol.request import Request
 from pixir_sync.protocol.result import Evidence, Usage
 from pixir_sync.transports.base import Call, Transport
@@ -41,8 +42,10 @@ def warm_up(engine: Engine, transport: Transport, request: Request, session: str
     try:
         for batch in transport.attempt(call):
             for data in batch:
-                if call.assembler.terminal is None and isinstance(data, dict) and isinstance(data.get("type"), str):
+                kind = data.get("type") if isinstance(data, dict) else None
+                if call.assembler.terminal is None and isinstance(kind, str) and kind not in IGNORED:
                     call.assembler.add(data)
+                    call.assembler.events += 1  # the transport sees by it that the wait for the next one begins
         done = call.assembler.status == "completed"
         how = call.assembler.status
     except PixirError as error:

@@ -253,6 +253,7 @@ def test_a_fault_ends_it_after_what_came_before(name: str, size: int) -> None:
     messages: list[bytes] = []
     for chunk in sliced(BEFORE + wire + server(TEXT, b"after") + server(PING) + server(CLOSE), size):
         messages += parser.feed(chunk)
+    messages += parser.feed(server(TEXT, b"m" * 300))  # a chunk of one message, which has a way of its own
     assert (messages, parser.pings, parser.pongs) == ([b"good", b"t" * 300], [b"p"], [b"q"])
     assert parser.error is not None
     assert (parser.error.code, parser.close, parser.held) == (code, None, 0)
@@ -311,7 +312,7 @@ def test_after_a_close_nothing_counts(size: int) -> None:
     after = server(TEXT, b"b") + server(PING) + server(PONG) + server(CLOSE, b"\x03\xe9") + server(BINARY, b"x")
     got = [parser.feed(chunk) for chunk in sliced(server(TEXT, b"a") + OPEN + server(CLOSE, b"\x03\xe8") + after, size)]
     assert [message for messages in got for message in messages] == [b"a"]
-    assert parser.feed(after) == []
+    assert parser.feed(after) == [] and parser.feed(server(TEXT, b"m" * 300)) == []
     assert (parser.close, parser.error, parser.pings, parser.pongs, parser.held) == ((1000, ""), None, [], [], 0)
 
 

@@ -201,6 +201,7 @@ class Connection(Mortal):
 
     def _go_on(self, deadline: Deadline) -> bool:
         """Nothing came, or nothing that is for a stream. Send what is owed; whether there is time left."""
+        self._dirty = False  # half a message is the parser's, and in nobody's hands
         self.writer.flush(self)
         while self.writer.blocked and not deadline.passed:
             if Poller(self._wire).wait(select.POLLIN | select.POLLOUT, deadline) & ~select.POLLOUT:
@@ -277,5 +278,6 @@ class Connection(Mortal):
             if messages is None:
                 return
             if lane is not None and mine and messages:
-                lane.put(messages, parser.received - before)
+                # What was read of a message by earlier reads counts, too; and of a message without a byte, its frame.
+                lane.put(messages, max(parser.received - before, sum(map(len, messages))))
             self._dirty = False

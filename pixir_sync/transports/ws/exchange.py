@@ -121,14 +121,13 @@ class Exchange:
         The wait begins now: the time that the consumer took is none of it. What is no event of the response is no progress.
         """
         now, limit, seen = monotonic(), self._limit, self._assembler.events
-        if now >= self._total:  # also where there is always something to read
-            raise self._stopped(TotalTimeout)
         if seen != self._shown:
             self._shown = seen
             limit.at = late if (late := now + self._idle) < self._total else self._total
         assert self.connection is not None
         try:
-            batch = self.connection.receive(self.lane, limit)
+            # The limit passes also where there is always something to read.
+            batch = self.connection.receive(self.lane, limit) if now < limit.at else None
         except ConnectionLost as error:
             raise self._placed(cancelled(self.call.cancel) if self.call.cancel.cancelled else error) from None
         except PixirError as error:

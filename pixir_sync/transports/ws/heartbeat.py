@@ -6,6 +6,7 @@ Rules kept here:
   unanswered there is no second.
 * The wait for an answer begins when the ping has left, and is put off while the answer cannot come through: in the middle of
   a frame that still grows, or while this side does not read because its consumer is too far behind.
+* One thread sends the ping and puts its wait off, another may read the answer meanwhile. So who begins a wait looks once more.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class Heartbeat:
 
     def _wait_from(self, now: float) -> None:
         self._sent_at, self.quiet_until = now, now + self._timeout
+        if not self._asked:  # the reader, on another thread, had the answer in this moment
+            self._sent_at, self.quiet_until = None, self._next
 
     def expired(self, now: float) -> bool:
         """Whether the peer owes an answer for too long."""

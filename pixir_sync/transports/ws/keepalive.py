@@ -154,9 +154,10 @@ def visit(connection: Connection, now: float, timeout: float, *, readable: bool)
     inbox, heart, writer = connection.inbox, connection.heart, connection.writer
     lanes = list(connection.lanes.values())
     visits = sum(lane.visits for lane in lanes)
-    before, connection.seen = connection.seen, (inbox.received, visits)
+    before = connection.seen
     if readable or (lanes and (visits == before[1] or any(lane.queue for lane in lanes))):
         connection.drain(_VISIT)  # a consumer that is behind takes what there is and does not read: a pong would stay unseen
+    connection.seen = (inbox.received, visits)  # after the reading: the next visit may be the one that finds the peer dead
     if connection.full or (inbox.unfinished and inbox.received != before[0]):
         heart.put_off(now)
     payload = heart.due(now)

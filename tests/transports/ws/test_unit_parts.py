@@ -85,6 +85,41 @@ def test_a_ping_that_nobody_asked_for_changes_nothing(heart: Heartbeat) -> None:
     assert not heart.expired(100)
 
 
+@pytest.mark.parametrize("waiting", ["begins", "is put off"])
+def test_an_answer_that_comes_while_the_wait_begins_ends_it(waiting: str) -> None:
+    """The reader is on another thread: it has the pong between the look at the ping and the note of its time."""
+
+    class Overtaken(Heartbeat):
+        """The answer comes in the middle of the wait's beginning, the first time or the second."""
+
+        left_out = 0
+
+        def _wait_from(self, now: float) -> None:
+            self.left_out -= 1
+            if self.left_out < 0:
+                self.answered(b"1")
+            super()._wait_from(now)
+
+    heart = Overtaken(10, 5, 0)
+    heart.left_out = int(waiting == "is put off")
+    assert heart.due(10) == b"1"
+    heart.left(10)
+    if waiting == "is put off":
+        assert heart.quiet_until == 15
+        heart.put_off(12)
+    assert not heart.expired(100) and heart.quiet_until == 20 and heart.due(20) == b"2"
+
+
+def test_after_an_answer_the_next_ping_ends_the_quiet() -> None:
+    """Not the timeout of the one that was answered, which may be the longer."""
+    heart = Heartbeat(10, 50, 0)
+    assert heart.quiet_until == 10 and heart.due(10) == b"1"
+    heart.left(10)
+    assert heart.quiet_until == 60
+    heart.answered(b"1")
+    assert heart.quiet_until == 20 and heart.due(20) == b"2"
+
+
 def test_after_a_long_sleep_one_ping_is_due_not_many(heart: Heartbeat) -> None:
     """A machine that was suspended sends one, and the next at its interval from then."""
     assert heart.due(1000) == b"1"

@@ -225,6 +225,21 @@ def test_shorter_timeouts_hold_for_it_too(peer_of: PeerOf, provider_of: Provider
 
 
 @pytest.mark.row("B6")
+def test_the_first_events_limit_is_that_of_the_first_event(peer_of: PeerOf, provider_of: ProviderOf) -> None:
+    """Once it came, what follows has the idle limit."""
+
+    def script(wire: Wire) -> None:
+        create = wire.read_create()
+        wire.send(created())
+        assert not wire.gone.wait(1.5), "the client left"
+        wire.answer(to=create, created=False)
+        wire.hold()
+
+    provider = provider_of(peer_of(script), timeouts={"first_event": 0.5, "idle": 30})
+    assert provider.warm_up(PROMPT, session="s") is True
+
+
+@pytest.mark.row("B6")
 def test_a_session_that_is_in_use_is_not_waited_for_by_its_own_thread(peer_of: PeerOf, provider_of: ProviderOf) -> None:
     """The thread in the middle of a turn gets false at once, and its turn goes on."""
     peer = peer_of(answering())
