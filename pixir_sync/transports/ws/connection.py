@@ -58,6 +58,9 @@ class Connection(Mortal):
         heart, inbox: its parts; for this package only. seen: a note of the keepalive thread's.
     """
 
+    __slots__ = ("_dirty", "_parser", "_reading", "baseline", "heart", "inbox", "opened_at", "response_id", "retained", "seen",
+                 "served", "writer")  # fmt: skip
+
     def __init__(self, sock: socket.socket, leftover: bytes, keepalive: Keepalive) -> None:
         super().__init__(sock)
         self.opened_at = monotonic()
@@ -65,9 +68,8 @@ class Connection(Mortal):
         self.baseline: Baseline | None = None
         self.retained = 0
         self.response_id: str | None = None
-        self._poll = Poller(self._wire).poll
         self.heart = Heartbeat(keepalive.interval, keepalive.timeout, self.opened_at)
-        self.writer = Writer(self._wire, self._state, self.heart.left)
+        self.writer = Writer(self._wire, self._state, self.heart)
         self._parser = FrameParser()
         self.inbox = Inbox(self._parser, self.writer, self.heart)
         self.seen = (0, 0)
@@ -153,7 +155,7 @@ class Connection(Mortal):
     def end(self, lane: Lane) -> None:
         """The stream is over; what still comes is nobody's. Takes no lock: it may be a finaliser that ends it."""
         if self.lanes.get(lane.name) is lane:
-            self.lanes.pop(lane.name, None)
+            self.lanes.clear()  # there is no other; after a pop its table would stay, for as long as the connection is idle
         self.served = True
 
     def stop(self, lane: Lane) -> None:
@@ -193,7 +195,7 @@ class Connection(Mortal):
         """The messages of the next read that has any; None where the stream or the connection is over, or it is late."""
         while self.death is None and not lane.cancelled:
             left = deadline.at - monotonic()
-            if self._poll(PIECE if left >= AT_MOST else left * 1000 if left > 0 else 0) and (messages := self._fill(False)):
+            if lane.poll(PIECE if left >= AT_MOST else left * 1000 if left > 0 else 0) and (messages := self._fill(False)):
                 return messages
             if not self._go_on(deadline):
                 return None
@@ -243,6 +245,7 @@ class Connection(Mortal):
             if self._taken(lane, deadline):
                 while self.death is None and not deadline.passed and not lane.stopped and self._fill(True) is not None:
                     self._dirty = False
+                lane.poll = Poller(self._wire).poll
                 lane.open = self.death is None and not deadline.passed and not lane.stopped
                 del self._reading[_ROLE]
         except BaseException:

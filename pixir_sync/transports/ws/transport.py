@@ -12,13 +12,15 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pixir_sync.config import ProviderConfig
 from pixir_sync.forking import importing, watch
 from pixir_sync.network import merged, shared_headers, tls_context
+from pixir_sync.protocol.continuation import Baseline
 from pixir_sync.protocol.errors import ConnectionLost, ConnectTimeout, HandshakeRefused, PixirError, TotalTimeout
 from pixir_sync.transports.base import Call, Transport
 from pixir_sync.transports.ws.connection import Connection
@@ -26,7 +28,7 @@ from pixir_sync.transports.ws.death import conceal
 from pixir_sync.transports.ws.exchange import Exchange
 from pixir_sync.transports.ws.gate import Gate
 from pixir_sync.transports.ws.keepalive import KeepaliveThread
-from pixir_sync.transports.ws.pool import ConnectionPool, Lease, PoolKey
+from pixir_sync.transports.ws.pool import ConnectionPool, Lease, Pooled, PoolKey
 
 if TYPE_CHECKING:
     import ssl
@@ -54,11 +56,12 @@ def _distinguishing(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 def _place(
-    url: str, identity: str, headers: tuple[tuple[str, str], ...], scope: str | None, session: str | None
-) -> tuple[PoolKey, str]:
-    """Whose connections a call may use, and what the evidence calls its own."""
+    key: Callable[..., PoolKey], url: str, identity: str, headers: tuple[tuple[str, str], ...], scope: str | None,
+    session: str | None,
+) -> tuple[PoolKey, str]:  # fmt: skip
+    """Whose connections a call may use, and what the evidence calls its own. ``key`` makes the first."""
     facts = repr((url, identity, headers, scope, session)).encode()
-    return PoolKey(url, identity, headers, scope), hashlib.blake2b(facts, key=_SALT, digest_size=8).hexdigest()
+    return key(url, identity, headers, scope), hashlib.blake2b(facts, key=_SALT, digest_size=8).hexdigest()
 
 
 class WebSocketTransport(Transport):
@@ -70,11 +73,14 @@ class WebSocketTransport(Transport):
         self._config = config
         self._url = config.websocket_address
         self._common = PoolKey(self._url, "", _distinguishing(own_headers(config)), None)  # its repr shows no header
-        self._place = lru_cache(maxsize=128)(_place)  # saves a thirtieth of a short turn
+        key = lru_cache(maxsize=16)(PoolKey)  # the idle sessions of one user have one together
+        self._place = lru_cache(maxsize=128)(partial(_place, key))  # saves a thirtieth of a short turn
         self._gate = Gate()
         self._pool = ConnectionPool(config.pool)
         self._keepalive = KeepaliveThread(self._pool, config.keepalive)
         self._context: ssl.SSLContext | None = None
+        self._secrets: tuple[str, ...] = ()  # of the last connection: most have the same
+        self._last: Callable[[], Baseline | None] = lambda: None  # the baseline of the last turn
         self.after_fork()
         watch(self)
 
@@ -136,7 +142,9 @@ class WebSocketTransport(Transport):
                         proven = True
                     yield events
                     lease.thread = threading.get_ident()  # the stream may have gone to another thread
-            self._pool.give_back(lease, keep=exchange.finish())
+            keep = exchange.finish()
+            self._share(lease.connection)
+            self._pool.give_back(lease, keep=keep)
         except PixirError as error:
             conceal(error, call.secrets)
             self._failed(call, lease, exchange, error)
@@ -196,7 +204,9 @@ class WebSocketTransport(Transport):
             raise
         call.evidence.connect_ms = opened.connect_ms
         connection = Connection(opened.sock, opened.leftover, self._config.keepalive)
-        connection.secrets = tuple(call.secrets)
+        if self._secrets != tuple(call.secrets):
+            self._secrets = tuple(call.secrets)
+        connection.secrets = self._secrets
         self._pool.opened(lease, connection)
         self._keepalive.ensure()
         return connection
@@ -208,6 +218,14 @@ class WebSocketTransport(Transport):
             return self._context
 
     # The end of an attempt.
+
+    def _share(self, connection: Pooled | None) -> None:
+        """Keep equal fields (model, instructions, tools) once for all sessions: those of the turn before, if they are held."""
+        baseline, before = connection.baseline if connection is not None else None, self._last()
+        if baseline is not None:
+            if before is not None and before.fields == baseline.fields:
+                baseline.fields = before.fields
+            self._last = weakref.ref(baseline)
 
     def _failed(self, call: Call, lease: Lease, exchange: Exchange | None, error: PixirError) -> None:
         if exchange is None:  # it could not be worded, or is too large for a frame: the connection was not touched
