@@ -30,7 +30,7 @@ class Lane:
         name: ``stream_id`` on the wire; None is the default lane.
         queue: batches with their sizes: undecoded messages, or, on a connection of several lanes, the server's objects.
         parked: the lock that its consumer waits on, under the connection's state lock.
-        poll: waits for something to read; on a connection of one stream at a time, from its opening on.
+        poll: waits for something to read; from `Connection.begin` on.
         open: whether what comes now is this lane's; before that it is left over from an earlier stream.
         cancelled, overflowed: set once, looked at by the reader and the consumer.
         visits: how often the consumer came, so that the keepalive thread sees that it is away. sent: bytes of its frames.
