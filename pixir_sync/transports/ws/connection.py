@@ -7,7 +7,7 @@ state lock, and each batch in a queue, as `multiplexed` needs it, an event costs
 
 Rules kept here (tests/transports/ws/solo.py has a model of them; each was left out once, and each time something went wrong):
 
-1. Only who has the role touches the parser, the poll object of the role and recv, and appends to the stream's queue.
+1. Only who has the role touches the parser, the poll object of the stream and recv, and appends to the stream's queue.
 2. A consumer looks at the queue after it has the role: what was read for it comes first.
 3. Nobody but a consumer waits with the role. A `Visit` reads what is there; a consumer that comes meanwhile waits for its end.
 4. Who has taken the role looks at `death` before it touches the socket. Who has given it back looks at `death` after that. So
