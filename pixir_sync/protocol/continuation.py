@@ -94,7 +94,7 @@ class Baseline:
             every phase, so that without these a caller could change one in two steps.
     """
 
-    __slots__ = ("__weakref__", "fields", "input", "output", "phases", "response_id")
+    __slots__ = ("fields", "input", "output", "phases", "response_id")
 
     def __init__(
         self,

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from pixir_sync.config import ProviderConfig
 from pixir_sync.forking import importing, watch
 from pixir_sync.network import merged, shared_headers, tls_context
-from pixir_sync.protocol.continuation import Baseline
 from pixir_sync.protocol.errors import ConnectionLost, ConnectTimeout, HandshakeRefused, PixirError, TotalTimeout
 from pixir_sync.transports.base import Call, Transport
 from pixir_sync.transports.ws.connection import Connection
@@ -28,7 +27,7 @@ from pixir_sync.transports.ws.death import conceal
 from pixir_sync.transports.ws.exchange import Exchange
 from pixir_sync.transports.ws.gate import Gate
 from pixir_sync.transports.ws.keepalive import KeepaliveThread
-from pixir_sync.transports.ws.pool import ConnectionPool, Lease, Pooled, PoolKey
+from pixir_sync.transports.ws.pool import ConnectionPool, Lease, PoolKey
 
 if TYPE_CHECKING:
     import ssl
@@ -79,8 +78,7 @@ class WebSocketTransport(Transport):
         self._pool = ConnectionPool(config.pool)
         self._keepalive = KeepaliveThread(self._pool, config.keepalive)
         self._context: ssl.SSLContext | None = None
-        self._secrets: tuple[str, ...] = ()  # of the last connection: most have the same
-        self._last: Callable[[], Baseline | None] = lambda: None  # the baseline of the last turn
+        self._last: Callable[[], Connection | None] = lambda: None  # that of the last turn
         self.after_fork()
         watch(self)
 
@@ -143,7 +141,7 @@ class WebSocketTransport(Transport):
                     yield events
                     lease.thread = threading.get_ident()  # the stream may have gone to another thread
             keep = exchange.finish()
-            self._share(lease.connection)
+            self._share(cast("Connection | None", lease.connection))
             self._pool.give_back(lease, keep=keep)
         except PixirError as error:
             conceal(error, call.secrets)
@@ -204,9 +202,7 @@ class WebSocketTransport(Transport):
             raise
         call.evidence.connect_ms = opened.connect_ms
         connection = Connection(opened.sock, opened.leftover, self._config.keepalive)
-        if self._secrets != tuple(call.secrets):
-            self._secrets = tuple(call.secrets)
-        connection.secrets = self._secrets
+        connection.secrets = tuple(call.secrets)
         self._pool.opened(lease, connection)
         self._keepalive.ensure()
         return connection
@@ -219,13 +215,18 @@ class WebSocketTransport(Transport):
 
     # The end of an attempt.
 
-    def _share(self, connection: Pooled | None) -> None:
-        """Keep equal fields (model, instructions, tools) once for all sessions: those of the turn before, if they are held."""
-        baseline, before = connection.baseline if connection is not None else None, self._last()
-        if baseline is not None:
-            if before is not None and before.fields == baseline.fields:
-                baseline.fields = before.fields
-            self._last = weakref.ref(baseline)
+    def _share(self, connection: Connection | None) -> None:
+        """Keep once what is equal for many sessions (model, instructions, tools, credential): as the last one that had a turn."""
+        before = self._last()
+        if connection is None or connection is before:
+            return
+        if before is not None:
+            mine, theirs = connection.baseline, before.baseline
+            if mine is not None and theirs is not None and mine.fields == theirs.fields:
+                mine.fields = theirs.fields
+            if connection.secrets == before.secrets:
+                connection.secrets = before.secrets
+        self._last = weakref.ref(connection)
 
     def _failed(self, call: Call, lease: Lease, exchange: Exchange | None, error: PixirError) -> None:
         if exchange is None:  # it could not be worded, or is too large for a frame: the connection was not touched
