@@ -10,11 +10,12 @@ Rules kept here:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from sys import intern
 from typing import Any
 
 from pixir_sync.protocol.codec import CodecError, loads
 
-__all__ = ["copied", "same_item", "snapshot"]
+__all__ = ["copied", "kept", "same_item", "snapshot"]
 
 # What is ignored of an item, and what of whatever is inside it: an id in there may be part of what is said.
 _IGNORED = frozenset({"id", "status", "annotations", "logprobs", "metadata"})
@@ -23,6 +24,7 @@ _IGNORED_INSIDE = frozenset({"annotations", "logprobs"})
 _CLIENT_RUN = frozenset({"computer_call", "shell_call", "local_shell_call", "apply_patch_call"})
 # Of this kind the status is the tool's word (completed, failed), not the item's way through the server.
 _STATUS_COUNTS = "apply_patch_call_output"
+_WORDS = frozenset({"type", "role", "status", "phase"})  # their values are few
 _BY_ID = ("_call", "compaction", "item_reference", "mcp_list_tools", "mcp_approval_request")
 
 
@@ -46,6 +48,30 @@ def copied(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [inner if type(inner) in _LEAVES else copied(inner) for inner in value]
     return value if isinstance(value, str) or not isinstance(value, Mapping) else copied(dict(value))
+
+
+def kept(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A snapshot of what a server put out, in fewer bytes: names and words of the protocol are the same objects for everybody.
+
+    Each that a decoder makes anew takes 60 bytes; of an idle connection that was a tenth with orjson, a fifth without.
+    """
+    return [_kept(item) for item in items]
+
+
+def _kept(holder: Any) -> Any:
+    """An item, or a part of its content."""
+    if type(holder) is not dict:
+        return copied(holder)
+    made = {}
+    for name, value in holder.items():
+        if type(value) is str:
+            value = intern(value) if name in _WORDS else value
+        elif name == "content" and type(value) is list:
+            value = [_kept(part) for part in value]
+        else:
+            value = copied(value)
+        made[intern(name)] = value
+    return made
 
 
 def same_item(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

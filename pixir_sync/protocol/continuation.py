@@ -16,9 +16,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, Literal
 
-from pixir_sync.protocol.compare import same_item, snapshot
+from pixir_sync.protocol.compare import kept, same_item
 
 __all__ = ["FIELD_RULES", "Baseline", "Delta", "Draft", "FieldRule", "Full", "ResetReason", "begins_with", "plan"]
 
@@ -58,6 +59,7 @@ FIELD_RULES: Mapping[str, FieldRule] = {
 _CALLERS = tuple(name for name, rule in FIELD_RULES.items() if rule is FieldRule.CALLER)
 _NEVER_COUNTS = frozenset({"metadata", "generate"})  # the latter is our own: what makes a turn a warm-up
 _ABSENT = object()
+_NO_PHASES: Mapping[int, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class Baseline:
         fields: Mapping[str, Any],
         phases: Mapping[int, str] | None = None,
     ) -> None:
-        self.phases = phases or {}
+        self.phases = phases or _NO_PHASES
         self.response_id = response_id
         self.input = input
         self.output = output
@@ -142,7 +144,7 @@ class Draft:
                 self._phases = {**self._base.phases, **self._phases}
             else:
                 self._phases = self._base.phases
-        return Baseline(response_id, held, snapshot(output), self._fields, self._phases)
+        return Baseline(response_id, held, kept(output), self._fields, self._phases)
 
 
 def begins_with(items: list[_Item], baseline: Baseline) -> int:

@@ -30,6 +30,7 @@ _OPCODES = (_CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG)
 _FIN, _RESERVED, _CONTROL, _MASKED = 0x80, 0x70, 0x08, 0x80
 _SHORT, _MEDIUM = 125, 0xFFFF  # the longest payloads whose length is told in 7 and in 16 bits
 _WHOLE_TEXT = (_FIN | TEXT) << 8  # the first two bytes of an unfragmented text frame, as one number, less its length
+_SHORT_TEXT = _WHOLE_TEXT + _SHORT  # the last such frame whose length is in those two
 _MEDIUM_TEXT = _WHOLE_TEXT + 126  # such a frame whose length follows in 16 bits
 _LEAST = _SHORT + 5  # the smallest frame whose length follows in 16 bits
 _PIECE = 16_384  # masked at once; measured: smaller and larger numbers are slower
@@ -73,15 +74,14 @@ class FrameParser:
         self.pongs: list[bytes] = []
         self.close: tuple[int, str] | None = None
         self.error: FrameError | None = None
-        self.news = False
-        self.received = 0
+        self.news, self.received = False, 0
         self._ended = False  # a close frame or a fault has come
         self._between = max_message > _MEDIUM  # nothing is held or has ended, and no such message is too large
         self._limit = max_message
-        self._short = _WHOLE_TEXT + min(_SHORT, max_message)
+        self._short = min(_SHORT_TEXT, _WHOLE_TEXT + max_message)
         self._medium = min(_MEDIUM, max_message)
         self._rest = b""  # a header, or a control frame, that is not whole
-        self._body = bytearray()  # the payload of the unfinished message
+        self._body: bytes | bytearray = b""  # the payload of the unfinished message; a bytearray where there is any
         self._missing = 0  # how much of the data frame that has begun is still to come
         self._more = False  # the data frame that came last was not the last one of its message
 
@@ -160,12 +160,13 @@ class FrameParser:
         body, end = self._body, start + self._missing
         self._missing = max(0, end - len(data))
         if self._missing or self._more:
-            body += data[start:end]
+            self._body = body or bytearray()
+            self._body += data[start:end]
             return -1 if self._missing else end
         if body:
             body += data[start:end]
             messages.append(bytes(body))
-            body.clear()
+            self._body = b""
         else:
             messages.append(data[start:end])
         return end
@@ -192,7 +193,7 @@ class FrameParser:
     def _end(self) -> int:
         """Forget what is unfinished: nothing of it will ever be of use."""
         self._ended = True
-        self._body.clear()
+        self._body = b""
         return -1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import fields as dataclass_fields
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixir_sync.protocol.compare import snapshot
+from pixir_sync.protocol.compare import kept, snapshot
 from pixir_sync.protocol.continuation import FIELD_RULES, Baseline, Delta, Draft, FieldRule, Full, begins_with, plan
 from pixir_sync.protocol.items import assistant, repair, tool_output, user
 from pixir_sync.protocol.request import Body, Request, build
@@ -356,3 +357,15 @@ def test_whatever_is_edited_the_server_sees_what_a_full_replay_would_show(data: 
                 history = [*history, tool_output(item["call_id"], f"done {item['call_id']}")]
         if not interleaved:
             history = history + [tool_output(item["call_id"], f"done {item['call_id']}") for item in calls]
+
+
+def test_what_is_kept_of_two_answers_shares_the_words_of_the_protocol() -> None:
+    """It equals its snapshot, no container of it is the caller's, and its names and words are the same objects for both."""
+    text = json.dumps([{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hi."}]}])
+    given, again = json.loads(text), json.loads(text)
+    one, other = kept(given), kept(again)
+    assert one == snapshot(given) == given and one[0] is not given[0] and one[0]["content"][0] is not given[0]["content"][0]
+    for mine, theirs in ((one[0], other[0]), (one[0]["content"][0], other[0]["content"][0])):
+        assert all(a is b for a, b in zip(mine, theirs, strict=True)) and mine["type"] is theirs["type"]
+    given[0]["content"].clear()
+    assert one == other

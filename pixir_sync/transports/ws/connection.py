@@ -7,7 +7,7 @@ state lock, and each batch in a queue, as `multiplexed` needs it, an event costs
 
 Rules kept here (tests/transports/ws/solo.py has a model of them; each was left out once, and each time something went wrong):
 
-1. Only who has the role touches the parser, the poll object of the role and recv, and appends to the stream's queue.
+1. Only who has the role touches the parser, the poll object of the stream and recv, and appends to the stream's queue.
 2. A consumer looks at the queue after it has the role: what was read for it comes first.
 3. Nobody but a consumer waits with the role. A `Visit` reads what is there; a consumer that comes meanwhile waits for its end.
 4. Who has taken the role looks at `death` before it touches the socket. Who has given it back looks at `death` after that. So
@@ -58,6 +58,9 @@ class Connection(Mortal):
         heart, inbox: its parts; for this package only. seen: a note of the keepalive thread's.
     """
 
+    __slots__ = ("_dirty", "_parser", "_reading", "baseline", "heart", "inbox", "opened_at", "response_id", "retained", "seen",
+                 "served", "writer")  # fmt: skip
+
     def __init__(self, sock: socket.socket, leftover: bytes, keepalive: Keepalive) -> None:
         super().__init__(sock)
         self.opened_at = monotonic()
@@ -65,9 +68,8 @@ class Connection(Mortal):
         self.baseline: Baseline | None = None
         self.retained = 0
         self.response_id: str | None = None
-        self._poll = Poller(self._wire).poll
         self.heart = Heartbeat(keepalive.interval, keepalive.timeout, self.opened_at)
-        self.writer = Writer(self._wire, self._state, self.heart.left)
+        self.writer = Writer(self._wire, self._state, self.heart)
         self._parser = FrameParser()
         self.inbox = Inbox(self._parser, self.writer, self.heart)
         self.seen = (0, 0)
@@ -112,6 +114,7 @@ class Connection(Mortal):
 
         Raises the error that the connection died of.
         """
+        lane.poll = Poller(self._wire).poll  # 370 bytes, which a connection need not hold while it is idle
         with self._state:
             self.lanes[lane.name] = lane
         if self._cut:
@@ -153,7 +156,7 @@ class Connection(Mortal):
     def end(self, lane: Lane) -> None:
         """The stream is over; what still comes is nobody's. Takes no lock: it may be a finaliser that ends it."""
         if self.lanes.get(lane.name) is lane:
-            self.lanes.pop(lane.name, None)
+            self.lanes.clear()  # there is no other; after a pop its table would stay, for as long as the connection is idle
         self.served = True
 
     def stop(self, lane: Lane) -> None:
@@ -193,7 +196,7 @@ class Connection(Mortal):
         """The messages of the next read that has any; None where the stream or the connection is over, or it is late."""
         while self.death is None and not lane.cancelled:
             left = deadline.at - monotonic()
-            if self._poll(PIECE if left >= AT_MOST else left * 1000 if left > 0 else 0) and (messages := self._fill(False)):
+            if lane.poll(PIECE if left >= AT_MOST else left * 1000 if left > 0 else 0) and (messages := self._fill(False)):
                 return messages
             if not self._go_on(deadline):
                 return None

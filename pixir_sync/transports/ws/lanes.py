@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["RETAINED", "Lane", "Visit"]
@@ -29,17 +30,19 @@ class Lane:
         name: ``stream_id`` on the wire; None is the default lane.
         queue: batches with their sizes: undecoded messages, or, on a connection of several lanes, the server's objects.
         parked: the lock that its consumer waits on, under the connection's state lock.
+        poll: waits for something to read; from `Connection.begin` on.
         open: whether what comes now is this lane's; before that it is left over from an earlier stream.
         cancelled, overflowed: set once, looked at by the reader and the consumer.
         visits: how often the consumer came, so that the keepalive thread sees that it is away. sent: bytes of its frames.
     """
 
-    __slots__ = ("added", "cancelled", "name", "open", "overflowed", "parked", "queue", "sent", "taken", "visits")
+    __slots__ = ("added", "cancelled", "name", "open", "overflowed", "parked", "poll", "queue", "sent", "taken", "visits")
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name
         self.queue: deque[tuple[Batch, int]] = deque()
         self.parked: threading.Lock | None = None
+        self.poll: Callable[[float], object]
         self.open = False
         self.cancelled = self.overflowed = False
         self.added = self.taken = self.visits = self.sent = 0

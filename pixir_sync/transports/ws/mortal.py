@@ -36,6 +36,8 @@ class Mortal:
         secrets: the credential values that it was opened with. writer, lanes: for this package only.
     """
 
+    __slots__ = ("__weakref__", "_cut", "_state", "_wire", "death", "lanes", "reset_reason", "secrets")
+
     writer: Writer
 
     def __init__(self, sock: socket.socket) -> None:

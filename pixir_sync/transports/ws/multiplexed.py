@@ -46,6 +46,8 @@ _ROLE = threading.Lock()  # stands for: the reading role was taken
 class Multiplexed(Connection):
     """An open WebSocket whose events name their stream. Threads share it, several of them stream on it."""
 
+    __slots__ = ("_poller", "_reader")
+
     def __init__(self, sock: socket.socket, leftover: bytes, keepalive: Keepalive) -> None:
         super().__init__(sock, leftover, keepalive)
         self._poller = Poller(self._wire)
@@ -70,6 +72,12 @@ class Multiplexed(Connection):
         if not lane.stopped:
             self._raise_if_dead()
         return None
+
+    def end(self, lane: Lane) -> None:
+        """As `Connection.end`; the other streams stay."""
+        if self.lanes.get(lane.name) is lane:
+            self.lanes.pop(lane.name, None)
+        self.served = True
 
     def _empty(self, lane: Lane, deadline: Deadline) -> None:
         self._wait(lane, deadline, emptying=True)

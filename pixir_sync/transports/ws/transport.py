@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -54,11 +55,12 @@ def _distinguishing(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 def _place(
-    url: str, identity: str, headers: tuple[tuple[str, str], ...], scope: str | None, session: str | None
-) -> tuple[PoolKey, str]:
-    """Whose connections a call may use, and what the evidence calls its own."""
+    key: Callable[..., PoolKey], url: str, identity: str, headers: tuple[tuple[str, str], ...], scope: str | None,
+    session: str | None,
+) -> tuple[PoolKey, str]:  # fmt: skip
+    """Whose connections a call may use, and what the evidence calls its own. ``key`` makes the first."""
     facts = repr((url, identity, headers, scope, session)).encode()
-    return PoolKey(url, identity, headers, scope), hashlib.blake2b(facts, key=_SALT, digest_size=8).hexdigest()
+    return key(url, identity, headers, scope), hashlib.blake2b(facts, key=_SALT, digest_size=8).hexdigest()
 
 
 class WebSocketTransport(Transport):
@@ -70,11 +72,13 @@ class WebSocketTransport(Transport):
         self._config = config
         self._url, self._frame_limit = config.websocket_address, config.preset.frame_limit
         self._common = PoolKey(self._url, "", _distinguishing(own_headers(config)), None)  # its repr shows no header
-        self._place = lru_cache(maxsize=128)(_place)  # saves a thirtieth of a short turn
+        key = lru_cache(maxsize=16)(PoolKey)  # the idle sessions of one user have one together
+        self._place = lru_cache(maxsize=128)(partial(_place, key))  # saves a thirtieth of a short turn
         self._gate = Gate()
         self._pool = ConnectionPool(config.pool)
         self._keepalive = KeepaliveThread(self._pool, config.keepalive)
         self._context: ssl.SSLContext | None = None
+        self._last: Callable[[], Connection | None] = lambda: None  # that of the last turn
         self.after_fork()
         watch(self)
 
@@ -136,7 +140,9 @@ class WebSocketTransport(Transport):
                         proven = True
                     yield events
                     lease.thread = threading.get_ident()  # the stream may have gone to another thread
-            self._pool.give_back(lease, keep=exchange.finish())
+            keep = exchange.finish()
+            self._share(cast("Connection | None", lease.connection))
+            self._pool.give_back(lease, keep=keep)
         except PixirError as error:
             conceal(error, call.secrets)
             self._failed(call, lease, exchange, error)
@@ -208,6 +214,19 @@ class WebSocketTransport(Transport):
             return self._context
 
     # The end of an attempt.
+
+    def _share(self, connection: Connection | None) -> None:
+        """Keep once what is equal for many sessions (model, instructions, tools, credential): as the last one that had a turn."""
+        before = self._last()
+        if connection is None or connection is before:
+            return
+        if before is not None:
+            mine, theirs = connection.baseline, before.baseline
+            if mine is not None and theirs is not None and mine.fields == theirs.fields:
+                mine.fields = theirs.fields
+            if connection.secrets == before.secrets:
+                connection.secrets = before.secrets
+        self._last = weakref.ref(connection)
 
     def _failed(self, call: Call, lease: Lease, exchange: Exchange | None, error: PixirError) -> None:
         if exchange is None:  # it could not be worded, or is too large for a frame: the connection was not touched

@@ -22,7 +22,6 @@ import os
 import select
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
@@ -56,6 +55,12 @@ class Reads(Ends, Protocol):
     def drain(self, limit: int) -> None: ...
 
 
+class Told(Protocol):
+    """What is told that a ping has left."""
+
+    def left(self, now: float) -> None: ...
+
+
 class Sent:
     """How sending a frame ended."""
 
@@ -65,18 +70,18 @@ class Sent:
 class Writer:
     """The outgoing half. ``state`` is the connection's lock; it guards who writes, who waits to write, and the outbox."""
 
-    __slots__ = ("_outbox", "_poller", "_pongs", "_rest", "_state", "_waiting", "_wire", "failed", "holder", "on_ping_sent")
+    __slots__ = ("_outbox", "_poller", "_pongs", "_rest", "_state", "_waiting", "_wire", "failed", "heart", "holder")
 
-    def __init__(self, wire: Wire, state: threading.Lock, on_ping_sent: Callable[[float], None]) -> None:
+    def __init__(self, wire: Wire, state: threading.Lock, heart: Told) -> None:
         self._wire, self._state = wire, state
-        self._poller = Poller(wire)
-        self._outbox: deque[bytes] = deque()
-        self._pongs: deque[bytes] = deque(maxlen=_PONGS)  # the outbox's second part
+        self._poller: Poller | None = None  # made at the first wait: most connections never wait to write
+        self._outbox: list[bytes] = []  # few, mostly none: an empty deque takes 700 bytes more
+        self._pongs: list[bytes] = []  # the outbox's second part
         self._rest: memoryview | None = None  # of a control frame; the role's holder's
-        self._waiting: list[threading.Lock] = []
+        self._waiting: tuple[threading.Lock, ...] = ()
         self.holder: object | None = None
         self.failed: OSError | None = None
-        self.on_ping_sent = on_ping_sent
+        self.heart = heart
 
     @property
     def _owing(self) -> bool:
@@ -100,6 +105,7 @@ class Writer:
     def post(self, opcode: int, payload: bytes) -> None:
         """Put a control frame into the outbox; `flush` sends it. Takes no lock."""
         (self._pongs if opcode == PONG else self._outbox).append(frame(opcode, payload, os.urandom(4)))
+        del self._pongs[:-_PONGS]
 
     def flush(self, connection: Ends) -> None:
         """Send what can be sent of the outbox without waiting."""
@@ -167,7 +173,7 @@ class Writer:
                     return False
                 turn = threading.Lock()
                 turn.acquire()
-                self._waiting.append(turn)
+                self._waiting += (turn,)
             turn.acquire(timeout=min(limit.remaining(), threading.TIMEOUT_MAX))
 
     def wake_waiting(self) -> None:
@@ -176,7 +182,7 @@ class Writer:
             turn = self._waiting[-1]
             if turn.locked():  # not, where an interrupt came between these lines before
                 turn.release()
-            self._waiting.pop()
+            self._waiting = self._waiting[:-1]
 
     # With the role.
 
@@ -187,11 +193,11 @@ class Writer:
                 frames = self._outbox or self._pongs
                 if not frames:
                     return True
-                self._rest = memoryview(frames.popleft())
+                self._rest = memoryview(frames.pop(0))
             sent = self._wire.send(self._rest)
             if sent == len(self._rest):
                 if self._rest.obj[0] == _PING:  # type: ignore[index]
-                    self.on_ping_sent(time.monotonic())
+                    self.heart.left(time.monotonic())
                 self._rest = None
             elif sent:
                 self._rest = self._rest[sent:]
@@ -214,6 +220,8 @@ class Writer:
             if limit.passed:
                 return Sent.STALLED
             mask = select.POLLOUT | (select.POLLIN if connection.readable else 0)
+            if self._poller is None:
+                self._poller = Poller(self._wire)
             if self._poller.wait(mask, limit) & select.POLLIN:
                 connection.drain(_SLICE * 16)
         return Sent.DONE

@@ -562,6 +562,11 @@ def test_text_that_is_no_utf_8_ends_the_turn_and_the_connection(peer_of: PeerOf,
     assert provider.complete("Hi", session="s").text == "ok" and len(peer.connections) == 2
 
 
+def waits_to_write(connection: Connection) -> bool:
+    poller = connection.writer._poller
+    return poller is not None and poller._mask & select.POLLOUT != 0
+
+
 def test_a_poll_object_of_one_role_is_not_the_others(peer_of: PeerOf, stack: ExitStack) -> None:
     """A reader polls while a writer waits for room, on a poll object each: one shared by two threads raises."""
 
@@ -575,7 +580,7 @@ def test_a_poll_object_of_one_role_is_not_the_others(peer_of: PeerOf, stack: Exi
     reading = in_thread(lambda: connection.receive(lane, Deadline(30)))
     wait_until(lambda: connection.occupied, "the reader")
     writing = in_thread(lambda: send(connection, other, b"x" * 4_000_000, stall=30))
-    wait_until(lambda: connection.writer._poller._mask & select.POLLOUT != 0, "the writer to wait")
+    wait_until(lambda: waits_to_write(connection), "the writer to wait")
     peer.connections[0].send(MESSAGE)
     assert reading.result(5) == [json.dumps(MESSAGE).encode()] or reading.result(5)
     connection.stop(lane)

@@ -313,3 +313,21 @@ def test_memory_does_not_grow_with_providers(server: ServerProcess, transport: T
 
     found = curve(15, work)
     assert rise(found) < RISE, found
+
+
+IDLE = 4_400  # bytes; 3,700 are measured, with orjson and without
+
+
+@plain
+def test_an_idle_session_takes_little(server: ServerProcess) -> None:
+    """What Python holds for each connection that waits for its next turn, with a conversation of one: the slope of a hundred."""
+
+    def work(number: int) -> None:
+        for each in range(25):
+            provider.complete("Hi", session=f"{number}, {each}")
+        provider.stats()  # which adds up the notes of what happened
+
+    with provider_of(server, "websocket", pool=PoolOptions(max_size=256)) as provider:
+        found = curve(5, work)
+        assert provider.stats()["connections"]["live"] == 125
+    assert (found[-1] - found[0]) / 100 < IDLE, found

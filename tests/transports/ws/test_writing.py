@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 
@@ -124,7 +125,7 @@ def test_what_was_sent_in_part_is_finished_first(width: int) -> None:
     with ours, theirs:
         ours.setblocking(False)
         left: list[float] = []
-        writer = Writer(Narrow(ours, width), threading.Lock(), left.append)
+        writer = Writer(Narrow(ours, width), threading.Lock(), SimpleNamespace(left=left.append))
         writer.post(PING_CODE, b"first")
         writer.flush(Alone())  # a part of it goes out
         assert bool(left) is (width > 1)
