@@ -122,17 +122,17 @@ def test_an_interrupt_between_two_reads_of_a_message_condemns_nothing(peer_of: P
     with connected(peer_of(script)) as connection:
         lane = begun(connection)
         send(connection, lane)
-        poll = connection._poll
+        poll = lane.poll
 
         def interrupted(left: float) -> object:
             if connection.inbox.unfinished:
                 raise KeyboardInterrupt
             return poll(left)
 
-        connection._poll = interrupted  # type: ignore[assignment]
+        lane.poll = interrupted
         with pytest.raises(KeyboardInterrupt):
             connection.receive(lane, Deadline(5))
-        connection._poll = poll
+        lane.poll = poll
         assert connection.alive and not connection.occupied
         go.set()
         assert receive(connection, lane) == [MESSAGE]
