@@ -27,8 +27,8 @@ _TOP = ("model", "transport", "endpoint", "base_url", "organization", "project",
 _GROUPS: dict[str, type[Any]] = {
     "timeouts": Timeouts, "retry": RetryPolicy, "pool": PoolOptions, "keepalive": Keepalive, "network": Network,
 }  # fmt: skip
-_LINE = re.compile(r"([^=:]+?)\s*[=:]\s*(.*)")
-_SECRET = re.compile(r"key|token|secret|password|credential")
+_LINE = r"([^=:]+?)\s*[=:]\s*(.*)"
+_SECRET = r"key|token|secret|password|credential"
 _SETTINGS = ("~/.config", "~/Library/Application Support")
 _FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
@@ -131,7 +131,7 @@ def _lines(path: str) -> Iterator[tuple[str, str, str, str]]:
             section = _section(place, line)
             name = ""
         else:
-            found = _LINE.fullmatch(line)
+            found = re.fullmatch(_LINE, line)
             if found is None:
                 raise InvalidRequest(f"{place}this is no setting; one looks like: model = name")
             name, text = found[1].lower(), found[2]
@@ -157,7 +157,7 @@ def _check_name(place: str, section: str, name: str) -> None:
         raise InvalidRequest(f"{place}this stands in no section; the first line is [pixir]")
     if name in SECTIONS[section]:
         return
-    if _SECRET.search(name):
+    if re.search(_SECRET, name):
         raise InvalidRequest(f"{place}a key does not belong in this file; use the environment, such as OPENAI_API_KEY")
     raise InvalidRequest(place + unknown_name(f"key of [{section}]", name, list(SECTIONS[section])).message)
 
