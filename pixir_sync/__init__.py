@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 else:  # unseen by a type checker, which would take any name for one that this gives
 
     def __getattr__(name: str) -> Any:
-        """A public name at its first use: all of them are there from then on."""
+        """A public name at its first use: whatever came with it is there from then on."""
         from importlib import import_module
 
         public = import_module("pixir_sync.public")
         if name != "__all__" and name not in public.__all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        globals().update({public_name: getattr(public, public_name) for public_name in ["__all__", *public.__all__]})
-        return globals()[name]
+        found = getattr(public, name)
+        globals().update({known: vars(public)[known] for known in ["__all__", *public.__all__] if known in vars(public)})
+        return found
 
     def __dir__() -> list[str]:
         """What a shell completes."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from typing import Any
 
 from pixir_sync.config import Keepalive, Network, PoolOptions, ProviderConfig, Timeouts
@@ -27,8 +27,9 @@ _TOP = ("model", "transport", "endpoint", "base_url", "organization", "project",
 _GROUPS: dict[str, type[Any]] = {
     "timeouts": Timeouts, "retry": RetryPolicy, "pool": PoolOptions, "keepalive": Keepalive, "network": Network,
 }  # fmt: skip
-_LINE = re.compile(r"([^=:]+?)\s*[=:]\s*(.*)")
-_SECRET = re.compile(r"key|token|secret|password|credential")
+_LINE = r"([^=:]+?)\s*[=:]\s*(.*)"
+_SECRET = r"key|token|secret|password|credential"
+_SETTINGS = ("~/.config", "~/Library/Application Support")
 _FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -44,7 +45,6 @@ SECTIONS: dict[str, dict[str, str]] = {
 """What may stand in each section, with the types of the fields."""
 
 
-@dataclass
 class ConfigFile:
     """What the file says.
 
@@ -53,9 +53,10 @@ class ConfigFile:
         places: file and line of each option, for errors.
     """
 
-    options: dict[str, Any] = field(default_factory=dict)
-    groups: dict[str, dict[str, Any]] = field(default_factory=dict)
-    places: dict[str, str] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.options: dict[str, Any] = {}
+        self.groups: dict[str, dict[str, Any]] = {}
+        self.places: dict[str, str] = {}
 
 
 def config_path() -> str:
@@ -72,14 +73,24 @@ def config_path() -> str:
     return os.path.join(platformdirs.user_config_dir("pixir", appauthor=False), "config.ini")
 
 
+def _may_be_there() -> bool:
+    """Whether a folder of ours is in a place that platformdirs may name: only then is it asked. It takes 7 ms of a cold start."""
+    places = [os.environ.get("XDG_CONFIG_HOME", ""), *map(os.path.expanduser, _SETTINGS)]
+    strange = not os.path.isabs(places[-1])  # what HOME is then is for platformdirs to say
+    return strange or any(os.path.isdir(os.path.join(place, "pixir")) for place in places)
+
+
 def read() -> ConfigFile:
     """What the configuration file says; nothing where there is none. Raises `InvalidRequest` that names the file and the line.
 
     One that ``PIXIR_CONFIG`` names must be there; the null device stands for none.
     """
-    path, found = config_path(), ConfigFile()
+    found, named = ConfigFile(), bool(os.environ.get("PIXIR_CONFIG", "").strip())
+    if not named and not _may_be_there():
+        return found
+    path = config_path()
     if not os.path.isfile(path):
-        if os.environ.get("PIXIR_CONFIG", "").strip() and path != os.devnull:
+        if named and path != os.devnull:
             raise InvalidRequest(f"PIXIR_CONFIG: there is no file {path}")
         return found
     for place, section, name, text in _lines(path):
@@ -120,7 +131,7 @@ def _lines(path: str) -> Iterator[tuple[str, str, str, str]]:
             section = _section(place, line)
             name = ""
         else:
-            found = _LINE.fullmatch(line)
+            found = re.fullmatch(_LINE, line)
             if found is None:
                 raise InvalidRequest(f"{place}this is no setting; one looks like: model = name")
             name, text = found[1].lower(), found[2]
@@ -146,7 +157,7 @@ def _check_name(place: str, section: str, name: str) -> None:
         raise InvalidRequest(f"{place}this stands in no section; the first line is [pixir]")
     if name in SECTIONS[section]:
         return
-    if _SECRET.search(name):
+    if re.search(_SECRET, name):
         raise InvalidRequest(f"{place}a key does not belong in this file; use the environment, such as OPENAI_API_KEY")
     raise InvalidRequest(place + unknown_name(f"key of [{section}]", name, list(SECTIONS[section])).message)
 

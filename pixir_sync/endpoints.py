@@ -10,8 +10,8 @@ Rules kept here:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from pixir_sync.urls import is_loopback
@@ -25,8 +25,10 @@ _HEADROOM = 5 / 6  # of a connection's age, after which it is replaced between t
 _CODEX = "/backend-api/codex"
 
 
-@dataclass(frozen=True, slots=True)
-class Preset:
+_NO_HEADERS: Mapping[str, str] = {}
+
+
+class Preset(NamedTuple):
     """What is known of a service. Times in seconds, sizes in bytes.
 
     Attributes:
@@ -57,7 +59,7 @@ class Preset:
     age_limit: float | None = None
     idle_limit: float | None = None
     frame_limit: int = FRAME_LIMIT
-    upgrade_headers: Mapping[str, str] = field(default_factory=dict)
+    upgrade_headers: Mapping[str, str] = _NO_HEADERS
 
     def within_age(self, seconds: float) -> float:
         """The time after which a connection is replaced: this long, or sooner where the service would end it."""

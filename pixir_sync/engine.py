@@ -9,7 +9,7 @@ Rules kept here:
 from __future__ import annotations
 
 import logging
-import random
+import os
 import threading
 import time
 from collections import Counter, deque
@@ -37,6 +37,11 @@ __all__ = ["Engine", "OnPayload", "Origins", "Stats"]
 log = logging.getLogger("pixir_sync")
 
 OnPayload = Callable[[dict[str, Any]], Mapping[str, Any] | None]
+
+
+def _chance() -> float:
+    """A number from 0 to 1, for a wait. The module ``random`` takes 1 ms of a cold start, and few calls wait."""
+    return int.from_bytes(os.urandom(4)) / 2**32
 
 
 def _nothing(message: str) -> None:
@@ -160,7 +165,7 @@ class Engine:
         self.origins = Origins()
         self.live: dict[object, CancelToken] = {}
         self.closed = False
-        self.chance: Callable[[], float] = random.random
+        self.chance = _chance
         hooks = config.hooks if isinstance(config.hooks, (list, tuple)) else (config.hooks,)
         self.hooks = Hooks(hooks, self.stats.note)
         self._rate = RequestRate(config.requests_per_minute) if config.requests_per_minute else None

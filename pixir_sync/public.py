@@ -1,9 +1,13 @@
-"""Every public name, from its room. Imported with the first of them that is used: see `pixir_sync`."""
+"""Every public name, from its room. Imported with the first of them that is used: see `pixir_sync`.
+
+`Hook` and `TurnRecord` come at their own first use: a call without hooks needs neither.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from pixir_sync.cancellation import CancelToken
 from pixir_sync.config import Keepalive, Network, PoolOptions, ProviderConfig, Timeouts
 from pixir_sync.credentials import ApiKey, ChatGPTToken, Credential
-from pixir_sync.hooks import Hook, TurnRecord
 from pixir_sync.protocol.errors import (
     Cancelled,
     ConnectFailed,
@@ -54,6 +58,18 @@ from pixir_sync.provider import Provider
 from pixir_sync.stream import ResponseStream
 from pixir_sync.transports.base import Call, Transport
 from pixir_sync.version import __version__
+
+if TYPE_CHECKING:
+    from pixir_sync.hooks import Hook, TurnRecord
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name not in ("Hook", "TurnRecord"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from pixir_sync import hooks
+
+        globals().update(Hook=hooks.Hook, TurnRecord=hooks.TurnRecord)
+        return globals()[name]
 
 __all__ = [
     "ApiKey", "Call", "CancelToken", "Cancelled", "ChatGPTToken", "ConnectFailed", "ConnectTimeout", "ConnectionLost",

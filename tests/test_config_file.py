@@ -174,15 +174,28 @@ def test_the_file_has_its_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_library_that_finds_it_is_imported_only_for_that(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither by the import, nor where PIXIR_CONFIG says where the file is; no parser of the standard library is needed."""
+    """Neither where PIXIR_CONFIG says where the file is, nor where no folder of ours is; it reads no file by a library."""
     monkeypatch.setenv("PIXIR_CONFIG", os.devnull)
     found = probe("import pixir_sync; pixir_sync.Provider(model='m')")["modules"]
     assert not {"platformdirs", "configparser"} & {*found}
     monkeypatch.delenv("PIXIR_CONFIG")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert "platformdirs" not in probe("import pixir_sync; pixir_sync.Provider")["modules"]
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    found = probe("import pixir_sync; pixir_sync.Provider(model='m')")["modules"]
+    assert not {"platformdirs", "configparser"} & {*found}
+    folder = tmp_path / ("Library/Application Support" if sys.platform == "darwin" else ".config") / "pixir"
+    folder.mkdir(parents=True)
     found = probe("import pixir_sync; pixir_sync.Provider(model='m')")["modules"]
     assert "platformdirs" in found and "configparser" not in found
+
+
+def test_a_home_that_is_no_path_is_the_librarys_to_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It takes the home of the user's account then, and so does this."""
+    monkeypatch.delenv("PIXIR_CONFIG", raising=False)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "home")
+    assert "platformdirs" in probe("import pixir_sync; pixir_sync.Provider(model='m')")["modules"]
 
 
 def test_a_command_line_tells_the_mistake(file: Path) -> None:

@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import pixir_sync
+from pixir_sync.local import LocalServer
 from tests.benchmarks.import_time import measure
 
 # Adding a name is a decision, and so is taking one away: both are made here too.
@@ -30,6 +33,12 @@ NAMES = PROVIDER | SETTINGS | CREDENTIALS | HOOKS | REQUESTS | EVENTS | RESULTS 
 
 HEAVY = {"aiohttp", "asyncio", "click", "rich", "requests", "urllib3", "sseclient", "websocket", "dataclasses_json",
          "opentelemetry"}  # fmt: skip
+
+
+# Nor does a first event over WebSocket need these: for waits, HTTP and hooks, and to find a configuration file.
+LATE = {"email", "http.client", "http.cookiejar", "pathlib", "platformdirs", "pixir_sync.hooks.jsonlines",
+        "pixir_sync.hooks.record", "pixir_sync.hooks.spans", "pixir_sync.protocol.sse", "pixir_sync.transports.http.guard",
+        "pixir_sync.transports.http.session", "random", "shutil", "tempfile", "urllib.request"}  # fmt: skip
 
 
 def probe(code: str) -> dict[str, list[str]]:
@@ -87,6 +96,36 @@ def test_a_provider_opens_nothing() -> None:
     found = probe("import pixir_sync\np = pixir_sync.Provider(model='m')\nrepr(p)\np.close()")
     assert not {name for name in found["modules"] if name.split(".")[0] in HEAVY}
     assert found["threads"] == ["MainThread"]
+
+
+def test_the_first_event_needs_little(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What it does not need is not imported on the way to it, unless the environment's own start did that."""
+    monkeypatch.delenv("PIXIR_CONFIG", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with LocalServer() as server:
+        given = {"model": "m", "base_url": server.base_url, "api_key": server.api_key, "transport": "websocket"}
+        made = f"Provider(**{given!r}, network=Network(trust_env=False))"
+        found = probe(f"from pixir_sync import Network, Provider\nnext({made}.stream('Hi'))")
+    assert not {*found["modules"]} & (HEAVY - {"websocket"} | LATE) - {*probe("pass")["modules"]}
+    assert "websocket" in found["modules"]
+
+
+def test_the_late_names_come_with_the_others() -> None:
+    """Those of hooks are public names like the rest, at their first use and by a star, and shown before it."""
+    code = """
+import pickle, pixir_sync, pixir_sync.hooks
+assert {"Hook", "TurnRecord"} <= {*dir(pixir_sync)} and {*pixir_sync.hooks.__all__} <= {*dir(pixir_sync.hooks)}
+assert pixir_sync.TurnRecord is pixir_sync.hooks.TurnRecord is pixir_sync.TurnRecord
+record = pixir_sync.TurnRecord(started_at=1.0)
+assert pickle.loads(pickle.dumps(record)) == record
+names = {}
+exec("from pixir_sync import *", names)
+assert {*pixir_sync.__all__} <= {*names} and names["TurnRecord"] is type(record)
+for module in (pixir_sync, pixir_sync.public, pixir_sync.hooks):
+    assert not hasattr(module, "Nothing")
+"""
+    assert probe(code)["threads"] == ["MainThread"]
 
 
 def test_import_is_quick() -> None:

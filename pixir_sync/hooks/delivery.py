@@ -19,11 +19,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pixir_sync.hooks.record import Hook, TurnRecord, copied, record_of
+from pixir_sync.forking import importing
 from pixir_sync.protocol.errors import PixirError
 from pixir_sync.protocol.result import Evidence, Result
+
+if TYPE_CHECKING:
+    from pixir_sync.hooks.record import Hook, TurnRecord
+
+    _Waiting = deque[tuple[int, Hook]]
 
 __all__ = ["Diary", "Hooks"]
 
@@ -31,8 +36,6 @@ log = logging.getLogger("pixir_sync")
 
 # What may hold a lock, or be in a hook, when a signal or a finaliser comes.
 _OURS = ("pixir_sync.engine", "pixir_sync.hooks", "pixir_sync.transports", "pixir_sync.turn", "pixir_sync.warm_up")
-
-_Waiting = deque[tuple[int, Hook]]
 
 
 class Hooks:
@@ -44,6 +47,9 @@ class Hooks:
         self._left: deque[tuple[int, Hook, TurnRecord]] = deque()
         self._logged: set[tuple[int, str]] = set()
         self._forks = 0  # between us and the process that made this
+        if self._hooks:  # else no record is ever made, and to define what one is takes 3 ms of a cold start
+            with importing:
+                import pixir_sync.hooks.record  # noqa: F401  # where one is made it is found at once: no import in a finaliser
 
     def after_fork(self) -> None:
         """In a child process: what waits to be told is the parent's to tell."""
@@ -106,6 +112,8 @@ class Hooks:
             return hook
 
     def _call(self, number: int, hook: Hook, record: TurnRecord) -> None:
+        from pixir_sync.hooks.record import copied
+
         try:
             hook(record if len(self._hooks) == 1 else copied(record))
         except Exception as error:
@@ -153,5 +161,7 @@ class Diary:
         self._hooks.leave(self._waiting, self._record(ended, evidence, known))
 
     def _record(self, ended: Result | PixirError, evidence: Evidence, known: dict[str, Any]) -> TurnRecord:
+        from pixir_sync.hooks.record import record_of
+
         own = {"started_at": self._started_at, "replays": self._replays, "bytes_sent_total": self.bytes_sent}
         return record_of(ended, evidence, **own, **known)

@@ -30,7 +30,7 @@ def stores(body: Mapping[str, Any]) -> bool:
     return any(tool.get("type") not in ("function", "custom") for tool in tools if isinstance(tool, Mapping))
 
 
-@dataclass(slots=True, repr=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Body:
     """A checked request, ready to be sent. It is not changed.
 

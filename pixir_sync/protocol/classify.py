@@ -82,12 +82,12 @@ _ENDINGS: dict[str, tuple[type[PixirError], bool]] = {
     "_usage_limit_exceeded": (QuotaExceeded, _NEVER),
 }
 
-# What a message without a telling code says; the code that it stands for.
+# What a message without a telling code says; the code that it stands for. Only a failure asks: `re` compiles them then.
 _MESSAGES = (
-    (re.compile(r"previous response (with id )?.*not found", re.I), "previous_response_not_found"),
-    (re.compile(r"previous_response_not_found"), "previous_response_not_found"),
-    (re.compile(r"maximum context length|context window|context length", re.I), "context_length_exceeded"),
-    (re.compile(r"model\b.*\b(not supported|does not exist)", re.I), "model_not_supported"),
+    (r"(?i)previous response (with id )?.*not found", "previous_response_not_found"),
+    (r"previous_response_not_found", "previous_response_not_found"),
+    (r"(?i)maximum context length|context window|context length", "context_length_exceeded"),
+    (r"(?i)model\b.*\b(not supported|does not exist)", "model_not_supported"),
 )
 _TOO_GENERAL = frozenset({
     "", "invalid_request_error", "invalid_request", "not_found", "not_found_error", "api_error", "error",
@@ -115,7 +115,7 @@ CLOSE_CODES: dict[int, tuple[type[PixirError], bool]] = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class _Facts:
     """What a server said, whichever shape it chose."""
 
@@ -144,7 +144,7 @@ def _redact_end(text: str, secrets: Iterable[str]) -> str:
     return text
 
 
-_STATUS = re.compile("[45][0-9][0-9]")
+_STATUS = "[45][0-9][0-9]"
 _KEPT = ("param", "plan_type", "resets_at", "resets_in_seconds")
 
 
@@ -182,7 +182,7 @@ def _read(data: Any, status: int | None, headers: Mapping[str, str]) -> _Facts:
             facts.status = holder["status"]
         if isinstance(holder.get("headers"), dict):
             facts.headers = {str(k).lower(): _text(v) for k, v in holder["headers"].items()} | dict(facts.headers)
-    if facts.status is None and _STATUS.fullmatch(facts.code):
+    if facts.status is None and re.fullmatch(_STATUS, facts.code):
         facts.status = int(facts.code)
     facts.details = {n: body[n] for n in _KEPT if isinstance(body.get(n), (str, int, float))}
     if facts.type:
@@ -211,7 +211,7 @@ def _rule(facts: _Facts, in_stream: bool) -> tuple[type[PixirError], bool]:
                 return rule
     if facts.code in _TOO_GENERAL or facts.code.isdecimal():
         for pattern, code in _MESSAGES:
-            if pattern.search(facts.message):
+            if re.search(pattern, facts.message):
                 facts.code = code
                 return CODES[code]
     status = facts.status or 0

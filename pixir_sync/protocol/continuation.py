@@ -14,10 +14,9 @@ Rules kept here:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pixir_sync.protocol.compare import kept, same_item
 
@@ -62,15 +61,16 @@ _ABSENT = object()
 _NO_PHASES: Mapping[int, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Full:
+class Full(NamedTuple):
     """Send the whole input; `reason` says why."""
 
     reason: ResetReason
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Delta:
+_NO_PHASES: Mapping[int, str] = {}
+
+
+class Delta(NamedTuple):
     """Send only `input`, on `previous_response_id`. `matched` is how many items of the new input were the last input.
 
     `phases` has the phase, by its place in the new input, of each message of the server's that the caller keeps without one.
@@ -79,7 +79,7 @@ class Delta:
     input: list[_Item]
     previous_response_id: str
     matched: int
-    phases: Mapping[int, str] = field(default_factory=dict)
+    phases: Mapping[int, str] = _NO_PHASES
 
     def __repr__(self) -> str:
         return f"<Delta items={len(self.input)} matched={self.matched}>"

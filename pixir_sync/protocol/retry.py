@@ -92,9 +92,8 @@ class RetryPolicy:
         return server_delay + own * self.jitter * chance
 
 
-_DURATION = re.compile(
-    r"try again in\s+(?:(\d{1,9})h)?\s*(?:(\d{1,9})m(?!s))?\s*(?:(\d{1,9}(?:\.\d+)?)\s*(ms|s)(?:ec\w*)?)?", re.I
-)
+# Only a failure asks: `re` compiles it then, which is 0.3 ms that a cold start does not take.
+_DURATION = r"(?i)try again in\s+(?:(\d{1,9})h)?\s*(?:(\d{1,9})m(?!s))?\s*(?:(\d{1,9}(?:\.\d+)?)\s*(ms|s)(?:ec\w*)?)?"
 
 
 def retry_after(headers: Mapping[str, str], message: str, now: float) -> float | None:
@@ -110,7 +109,7 @@ def retry_after(headers: Mapping[str, str], message: str, now: float) -> float |
         except ValueError:
             if name == "retry-after" and (wait := _until(raw, now)) is not None:
                 return wait
-    found = _DURATION.search(message)
+    found = re.search(_DURATION, message)
     if found is None or not any(found.groups()):
         return None
     hours, minutes, amount, unit = found.groups()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from pixir_sync.protocol.errors import (
     Cancelled,
@@ -54,7 +55,7 @@ class Action(Enum):
     HTTP = "http"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Situation:
     """What the table looks at besides the error itself.
 
@@ -83,8 +84,7 @@ class Situation:
     once: set[str] = field(default_factory=set)
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """The next step. ``delay`` in seconds for a retry; ``reason`` names the row, for the counters and the evidence."""
 
     action: Action

@@ -43,12 +43,12 @@ print(said[0], "| the fork waited:", waits)
 provider.close()
 """
 
-# The same of what a provider's making imports, where a configuration file has to be found.
+# The same of what a provider's making imports: a folder of settings is there, and a hook was given.
 MAKING = PROGRAM[: PROGRAM.index("provider = ")] + """
-thread = threading.Thread(target=lambda: Provider(model="m"))
+thread = threading.Thread(target=lambda: Provider(model="m", hooks=print))
 thread.start()
 assert importing.wait(10)
-child = Child(lambda: Provider(model="child").default_model())
+child = Child(lambda: Provider(model="child", hooks=print).default_model())
 forked.set()
 print(child.result(), "| the fork waited:", waits)
 thread.join(10)
@@ -64,6 +64,7 @@ thread.join(10)
         ("pixir_sync.transports.http.session", "http_sse"),
         ("requests", "http_sse"),
         ("sseclient", "http_sse"),
+        ("pixir_sync.protocol.sse", "http_sse"),
     ],
 )
 def test_a_fork_waits_for_an_import_at_first_use(wanted: str, transport: str) -> None:
@@ -76,9 +77,11 @@ def test_a_fork_waits_for_an_import_at_first_use(wanted: str, transport: str) ->
     assert ran.stdout == "Heard: child (context: 1)\nHeard: parent (context: 1) | the fork waited: [True]\n"
 
 
-def test_a_fork_waits_for_the_search_of_the_configuration_file() -> None:
+@pytest.mark.parametrize("wanted", ["platformdirs", "pixir_sync.hooks.record"])
+def test_a_fork_waits_for_what_a_provider_needs(wanted: str, tmp_path: Path) -> None:
     """A provider that is made while another thread makes the first one in the process."""
-    env = {name: value for name, value in os.environ.items() if name != "PIXIR_CONFIG"}
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", MAKING, "platformdirs", "", "", ""]
+    (tmp_path / "pixir").mkdir()
+    env = {name: value for name, value in os.environ.items() if name != "PIXIR_CONFIG"} | {"XDG_CONFIG_HOME": str(tmp_path)}
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", MAKING, wanted, "", "", ""]
     ran = subprocess.run(command, cwd=Path(__file__).parents[2], env=env, capture_output=True, text=True, timeout=55)
     assert (ran.stdout, ran.stderr) == ("child | the fork waited: [True]\n", "")

@@ -10,10 +10,10 @@ from pixir_sync.config import ProviderConfig
 from pixir_sync.forking import importing, watch
 from pixir_sync.protocol.checks import encoded
 from pixir_sync.protocol.errors import ConnectionLost, InvalidResponse
-from pixir_sync.protocol.sse import Decoded, EventBlocks, EventDecoder
 from pixir_sync.transports.base import Call, Transport
 
 if TYPE_CHECKING:
+    from pixir_sync.protocol.sse import Decoded
     from pixir_sync.transports.http.guard import Guard
     from pixir_sync.transports.http.session import HttpSession, Response
 
@@ -128,6 +128,8 @@ class HttpTransport(Transport):
         """What each read of the body brings, where it brings the end of an event."""
         with importing:
             from sseclient import SSEClient
+
+            from pixir_sync.protocol.sse import EventBlocks, EventDecoder
 
         guard, blocks, decoder = response.guard, EventBlocks(), EventDecoder(SSEClient)
         try:

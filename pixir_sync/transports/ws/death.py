@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import ssl
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pixir_sync.protocol.classify import from_close, redact
 from pixir_sync.protocol.errors import ConnectionLost, FrameTooLarge, PixirError
@@ -19,8 +19,7 @@ from pixir_sync.protocol.turn import STALE
 __all__ = ["Death", "broken", "closed_by_peer", "conceal", "ended", "misspoken", "retired", "stale", "unanswered"]
 
 
-@dataclass(frozen=True, slots=True)
-class Death:
+class Death(NamedTuple):
     """The end of a connection.
 
     Attributes:

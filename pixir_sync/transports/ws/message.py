@@ -8,8 +8,7 @@ Rules kept here:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pixir_sync.endpoints import FRAME_LIMIT
 from pixir_sync.protocol.checks import encoded
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["FRAME_LIMIT", "Message", "worded"]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Message:
+class Message(NamedTuple):
     """One ``response.create``.
 
     Attributes:
@@ -36,6 +34,9 @@ class Message:
     data: bytes
     draft: Draft | None
     size: int
+
+    def __repr__(self) -> str:
+        return f"<Message bytes={len(self.data)}>"
 
 
 def worded(call: Call, mode: Mode, held: Connection | None, reset: str | None, limit: int) -> Message:

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pixir_sync.config import PoolOptions
 from pixir_sync.protocol.continuation import Baseline
@@ -34,8 +34,7 @@ RECONNECTED = "websocket_reconnected"
 _Name = tuple[str | None, str | None]  # a session: its scope and its own name
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class PoolKey:
+class PoolKey(NamedTuple):
     """What a connection is never shared over: the URL, the credential's identity, the headers, the caller's scope."""
 
     url: str

@@ -19,7 +19,6 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import SplitResult, unquote
 
@@ -46,8 +45,7 @@ _HIDDEN = re.compile("cookie|auth|secret|api-?key")
 _VALUE_LIMIT, _HEADERS_LIMIT = 200, 40
 
 
-@dataclass(slots=True)
-class Upgraded:
+class Upgraded(NamedTuple):
     """A connection that was upgraded.
 
     Attributes:
@@ -58,9 +56,12 @@ class Upgraded:
     """
 
     sock: socket.socket
-    leftover: bytes = field(repr=False)
-    headers: dict[str, str] = field(repr=False)
+    leftover: bytes
+    headers: dict[str, str]
     connect_ms: float
+
+    def __repr__(self) -> str:
+        return f"<Upgraded {self.sock!r} connect_ms={self.connect_ms:.0f}>"
 
 
 class _Place(NamedTuple):
