@@ -67,9 +67,6 @@ class Full(NamedTuple):
     reason: ResetReason
 
 
-_NO_PHASES: Mapping[int, str] = {}
-
-
 class Delta(NamedTuple):
     """Send only `input`, on `previous_response_id`. `matched` is how many items of the new input were the last input.
 
