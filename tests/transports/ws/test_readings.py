@@ -226,14 +226,14 @@ def test_what_a_visit_reads_before_the_stream_begins_is_not_the_streams(peer_of:
     with connected(peer) as connection:
         connection.response_id = "resp_0"
         ready.set()
-        read = connection._read_for_absent
+        read = connection_module.Connection._read_for_absent
 
-        def slow(limit: int) -> None:
+        def slow(reading: connection_module.Connection, limit: int) -> None:
             inside.set()
             assert go_on.wait(10)
-            read(limit)
+            read(reading, limit)
 
-        monkeypatch.setattr(connection, "_read_for_absent", slow)
+        monkeypatch.setattr(connection_module.Connection, "_read_for_absent", slow)
         till_readable(connection)
         visiting = in_thread(lambda: connection.drain(1 << 20))
         assert inside.wait(5)
