@@ -152,8 +152,10 @@ class WebSocketTransport(Transport):
             raise
 
     def _lease(self, call: Call) -> Lease:
-        headers = _distinguishing(self._headers(call)) if call.headers else self._common.headers
-        key, call.evidence.websocket_key = self._place(self._url, call.identity(), headers, call.scope, call.session)
+        common = self._common.headers
+        headers = _distinguishing(self._headers(call)) if call.headers else common
+        place = self._place if headers == common else partial(_place, PoolKey)  # the call's own may hold a key: not remembered
+        key, call.evidence.websocket_key = place(self._url, call.identity(), headers, call.scope, call.session)
         items = call.body.items if call.session is None else None
         limit = call.deadline.sooner(call.timeouts.pool)
         prefer = call.preferred or self._holder_of(call)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from pixir_sync import Provider
 from tests.support.ws_peer import answering
+from tests.transports.http.helpers import wait_until
 from tests.transports.ws.conftest import PeerOf, ProviderOf
 from tests.transports.ws.turn_helpers import Talk, how, overlapping
 
@@ -235,3 +238,20 @@ def test_the_longest_match_does_not_tempt(peer_of: PeerOf, provider_of: Provider
     stranger.history = list(talks[1].history)
     assert how(stranger.say("more")) == "no_previous_response"
     assert len(peer.connections) == 4 and len(json.loads(peer.connections[3].frames[0].payload)["input"]) == 5
+
+
+class Header(str):
+    """A string that can be asked whether anybody has it."""
+
+
+def test_a_header_of_a_call_is_kept_no_longer_than_its_connection(peer_of: PeerOf, provider_of: ProviderOf) -> None:
+    """It may hold a key. The provider goes on, without it."""
+    provider = provider_of(peer_of(answering()))
+    given = Header("a-key")
+    held = weakref.ref(given)
+    provider.complete("hi", session="chat", headers={"X-Api-Key": given})
+    del given
+    assert held() is not None, "the pool needs it, to know whose the connection is"
+    provider.release("chat")
+    wait_until(lambda: gc.collect() >= 0 and held() is None, "the header to be forgotten")
+    assert provider.complete("hi", session="chat").text
