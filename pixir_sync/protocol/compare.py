@@ -10,7 +10,6 @@ Rules kept here:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from sys import intern
 from typing import Any
 
 from pixir_sync.protocol.codec import CodecError, loads
@@ -24,7 +23,6 @@ _IGNORED_INSIDE = frozenset({"annotations", "logprobs"})
 _CLIENT_RUN = frozenset({"computer_call", "shell_call", "local_shell_call", "apply_patch_call"})
 # Of this kind the status is the tool's word (completed, failed), not the item's way through the server.
 _STATUS_COUNTS = "apply_patch_call_output"
-_WORDS = frozenset({"type", "role", "status", "phase"})  # their values are few
 _BY_ID = ("_call", "compaction", "item_reference", "mcp_list_tools", "mcp_approval_request")
 
 
@@ -50,6 +48,16 @@ def copied(value: Any) -> Any:
     return value if isinstance(value, str) or not isinstance(value, Mapping) else copied(dict(value))
 
 
+_WORDS = frozenset({"type", "role", "status", "phase"})  # their values are few
+# Not `sys.intern`: the words are the server's, and in Python 3.12 what is interned is never freed.
+_SAME = {word: word for word in (
+    "type", "id", "role", "status", "phase", "content", "text", "refusal", "annotations", "logprobs", "summary",
+    "encrypted_content", "call_id", "name", "arguments", "input", "output", "action", "message", "assistant",
+    "output_text", "reasoning", "function_call", "custom_tool_call", "web_search_call", "completed", "incomplete",
+    "in_progress", "commentary", "final_answer",
+)}  # fmt: skip
+
+
 def kept(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A snapshot of what a server put out, in fewer bytes: names and words of the protocol are the same objects for everybody.
 
@@ -65,12 +73,12 @@ def _kept(holder: Any) -> Any:
     made = {}
     for name, value in holder.items():
         if type(value) is str:
-            value = intern(value) if name in _WORDS else value
+            value = _SAME.get(value, value) if name in _WORDS else value
         elif name == "content" and type(value) is list:
             value = [_kept(part) for part in value]
         else:
             value = copied(value)
-        made[intern(name)] = value
+        made[_SAME.get(name, name)] = value
     return made
 
 

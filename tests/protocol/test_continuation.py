@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from dataclasses import fields as dataclass_fields
 from typing import Any
 
@@ -369,3 +370,12 @@ def test_what_is_kept_of_two_answers_shares_the_words_of_the_protocol() -> None:
         assert all(a is b for a, b in zip(mine, theirs, strict=True)) and mine["type"] is theirs["type"]
     given[0]["content"].clear()
     assert one == other
+
+
+def test_a_word_of_the_servers_own_is_nobody_elses() -> None:
+    """It is kept as it came, and not among the interned, which Python 3.12 never frees."""
+    made = {"".join(["a-na", "me"]): "x", "status": "".join(["a-wo", "rd"])}
+    (found,) = kept([made])
+    assert found == made
+    for mine, same in zip([*found][:1] + [found["status"]], ("".join(["a-n", "ame"]), "".join(["a-w", "ord"])), strict=True):
+        assert sys.intern(same) is not mine
