@@ -27,6 +27,7 @@ _TOP = ("model", "transport", "endpoint", "base_url", "organization", "project",
 _GROUPS: dict[str, type[Any]] = {
     "timeouts": Timeouts, "retry": RetryPolicy, "pool": PoolOptions, "keepalive": Keepalive, "network": Network,
 }  # fmt: skip
+# Only where there is a file are these asked: `re` compiles them then.
 _LINE = r"([^=:]+?)\s*[=:]\s*(.*)"
 _SECRET = r"key|token|secret|password|credential"
 _SETTINGS = ("~/.config", "~/Library/Application Support")

@@ -128,7 +128,7 @@ class Draft:
         self._base = base if isinstance(chosen, Delta) else None
         self._tail = items[chosen.matched - matched :] if isinstance(chosen, Delta) else items[:]
         self._fields = fields
-        self._phases = chosen.phases if isinstance(chosen, Delta) else {}
+        self._phases = chosen.phases if isinstance(chosen, Delta) else _NO_PHASES
 
     def commit(self, response_id: str, output: list[_Item]) -> Baseline:
         """The baseline of the next turn. The one that this draft was made from is used up."""

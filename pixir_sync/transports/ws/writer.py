@@ -78,7 +78,7 @@ class Writer:
         self._outbox: list[bytes] = []  # few, mostly none: an empty deque takes 700 bytes more
         self._pongs: list[bytes] = []  # the outbox's second part
         self._rest: memoryview | None = None  # of a control frame; the role's holder's
-        self._waiting: tuple[threading.Lock, ...] = ()
+        self._waiting: tuple[threading.Lock, ...] = ()  # mostly empty, and then no object of its own
         self.holder: object | None = None
         self.failed: OSError | None = None
         self.heart = heart
