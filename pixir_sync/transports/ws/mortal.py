@@ -45,7 +45,7 @@ class Mortal:
         self.reset_reason: str | None = None
         self.secrets: tuple[str, ...] = ()
         self.lanes: dict[str | None, Lane] = {}
-        # Guards who reads, who writes, the lanes and their parking locks, the outbox, death. Never held over I/O.
+        # Guards who writes, the lanes' parking locks, the outbox, death; with several lanes also who reads. Never held over I/O.
         self._state = threading.Lock()
         self._wire = Wire(sock)
         self._cut = False  # `lose_idle` came while no stream was on it

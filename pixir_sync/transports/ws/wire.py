@@ -42,7 +42,7 @@ class Wire:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        # Guards every recv, send and pending: one non-blocking call each.
+        # Guards every recv and send: one non-blocking call each.
         self._io_lock = threading.Lock()
         self._wakers: list[object] = []  # single operations only: those need no lock
         self.closed = False

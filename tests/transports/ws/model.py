@@ -2,7 +2,7 @@
 
 Rules kept here:
 
-- A step is one section of ``pixir_sync/transports/ws/connection.py`` under ``_state``, or one act without the lock that another
+- A step is one section of ``pixir_sync/transports/ws/multiplexed.py`` under ``_state``, or one act without the lock that another
   thread can notice. A delay inside a thread is no step: it is the same state, left later. So a waiter that wakes and then decides
   is one step, and so are an interrupt and the section of the handler that follows it.
 - Consumers are alike: a state keeps their lanes sorted. One that has left for good is one that never calls again. So each lane
@@ -14,18 +14,18 @@ Rules kept here:
   thread can go on by itself, nobody may wait in vain; and the threads' own steps form no cycle, so that they always get there.
 
 ========================  =========================================================================================
-step                      stands for, in ``Connection``
+step                      stands for, in ``Multiplexed``
 ========================  =========================================================================================
 calls, pops               ``receive``: the queue without a lock, else as below
 wakes and decides         the loop of ``_wait``: un-parked, one ``_decide`` under ``_state`` (rules 2 and 3)
 is late                   the same: the deadline passed
-empties the wake-up       ``_read``: the wait on the poll object ended for the wake-up socket, whose bytes are gone (rule 6)
-receives                  ``_read``: the wait ended for bytes, and ``_fill`` took them; ``_dirty`` from here on (rule 8)
-looks                     ``_read`` under ``_state`` after the wake-up: unparks the cancelled lanes, then ends as below
-dispatches                ``_take_in`` under ``_state``: fills queues, unparks (rule 5). Where there is data for its own lane, or
+empties the wake-up       ``_read_on``: the wait on the poll object ended for the wake-up socket, whose bytes are gone (rule 6)
+receives                  ``_read_on``: the wait ended for bytes, and ``_receive`` took them; ``_dirty`` from here on (rule 8)
+looks                     ``_read_on`` under ``_state`` after the wake-up: unparks the cancelled lanes, then ends as below
+dispatches                ``_give_out`` under ``_state``: fills queues, unparks (rule 5). Where there is data for its own lane, or
                           that is cancelled, overflowed, dead: ``_release`` in the same section (rule 4); else it polls again
 dies of the end           the same with an end of file in hand: ``_die``, ``_release``
-polls no more             ``_read``: the deadline passed, ``_release``
+polls no more             ``_read_on``: the deadline passed, ``_release``
 is interrupted, unwinds   ``_interrupted``: one section under ``_state`` (rules 7 and 8)
 ..., cut                  an interrupt inside a section, before the baton or amid ``_die``; ``_interrupted`` is still to come
 keepalive ...             ``drain``: takes the role if it is free; receives, dispatches; ``_release``

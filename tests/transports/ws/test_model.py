@@ -6,7 +6,7 @@ import pytest
 
 from tests.transports.ws.model import Found, Model, search
 
-# What is broken, by the name that the model's steps ask for; which rule of `connection.py` says otherwise; and how many steps the
+# What is broken, by the name that the model's steps ask for; which rule of `multiplexed.py` says otherwise; how many steps the
 # shortest way to the fault has. Two names: the first is harmless by itself, and shows what the rule of the second is there for.
 MUTANTS = {
     # 2: the order of the decision
