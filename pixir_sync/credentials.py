@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from inspect import getattr_static
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from pixir_sync.protocol.errors import InvalidRequest, NotAuthenticated
 from pixir_sync.urls import check_origin
@@ -104,8 +104,9 @@ class ApiKey(_Bearer):
         self._key = _checked(key, "api_key")
         self._identity: str | None = None
 
-    def __reduce__(self) -> tuple[type[ApiKey], tuple[str]]:
-        return type(self), (self._key,)  # the identity is this process's
+    def __getstate__(self) -> object:
+        own, slots = cast("tuple[object, dict[str, object]]", super().__getstate__())
+        return own, {**slots, "_identity": None}  # which is this process's
 
     @property
     def identity(self) -> str:

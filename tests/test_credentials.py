@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping
@@ -295,6 +296,23 @@ def test_a_key_shows_no_part_of_itself() -> None:
     rotating = CallableKey(iter(["one", "two"]).__next__)
     before = rotating.identity
     assert [rotating.key(), rotating.key()] == ["one", "two"] and rotating.identity == before
+
+
+class TeamKey(ApiKey):
+    """A key that knows whose it is."""
+
+    def __init__(self, key: str, team: str) -> None:
+        super().__init__(key)
+        self.team = team
+
+
+@pytest.mark.parametrize("travel", [copy.copy, lambda key: pickle.loads(pickle.dumps(key))], ids=["copy", "pickle"])
+def test_a_key_with_more_travels_whole(travel: Callable[[TeamKey], TeamKey]) -> None:
+    """All but its identity, which is made anew: in another process it is another one."""
+    key = TeamKey("sk-secret-1", "red")
+    assert key.identity
+    found = travel(key)
+    assert (found.key(), found.team, found._identity) == ("sk-secret-1", "red", None) and found.identity == key.identity
 
 
 def test_the_secrets_of_headers_are_their_credential_values() -> None:
