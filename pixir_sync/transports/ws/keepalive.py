@@ -173,7 +173,7 @@ def visit(connection: Connection, now: float, timeout: float, *, readable: bool)
 
 
 def _tend_idle(connections: list[Connection], now: float, timeout: float) -> None:
-    """Read those that have something to say; let each ping when it is time. The others are not visited (a third of the cost)."""
+    """Read those that have something to say; let each ping when it is time. The others are not visited: a third of the cost."""
     poll = select.poll()
     by_number = {connection.fileno: connection for connection in connections}
     by_number.pop(-1, None)
