@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
 from itertools import count
 from typing import Any
@@ -26,7 +26,7 @@ from pixir_sync.protocol import outcome
 from pixir_sync.protocol.assembly import HANDLERS, PLAIN, ResultAssembler
 from pixir_sync.protocol.classify import from_event
 from pixir_sync.protocol.errors import Cancelled, ConnectionLost, InvalidRequest, PixirError, ProviderClosed, TotalTimeout
-from pixir_sync.protocol.events import IGNORED, Event, Terminal, is_output, is_terminal
+from pixir_sync.protocol.events import IGNORED, Event, Terminal, is_output, is_terminal, kind_of
 from pixir_sync.protocol.outcome import Ending
 from pixir_sync.protocol.request import Request
 from pixir_sync.protocol.result import Result
@@ -131,68 +131,66 @@ class Turn:
             body.for_wire(body.rest, self.engine.origins)
         return call
 
-    def _attempt(self, call: Call) -> Iterator[Event]:
-        """Make one attempt and yield its events; ends after the terminal one, which it raises if it is an error."""
-        assembler = self.assembler = ResultAssembler()
+    def _opened(self, call: Call) -> Iterator[list[Any]]:
+        """The batches of a new attempt; nothing is opened yet."""
+        call.assembler = self.assembler = ResultAssembler()
         self.evidence.next_attempt()
         self._sleep(self.engine.wait_for_rate())
         self._refreshed = self.engine.refresher.count  # before the credential is read
         call.authorize = partial(self.engine.authorize, call.secrets, self._headers)
-        call.assembler = assembler
-        batches = self._transport.attempt(call)
+        return self._transport.attempt(call)
+
+    def _attempt(self, call: Call) -> Iterator[Event]:
+        """Make one attempt and yield its events; ends after the terminal one, which it raises if it is an error.
+
+        The path of each event: no lock, no log call, no copy, and no generator for a batch, which may be one event.
+        """
+        batches, assembler, token = self._opened(call), self.assembler, self.token
         try:
-            yield from self._events(batches, assembler, call)
+            for batch in batches:
+                self.consumer = threading.get_ident()  # the stream may have gone to another thread
+                for data in batch if assembler.terminal is None else ():
+                    if token.reason is not None and (token.reason == FORKED or not any(map(is_terminal, batch))):
+                        raise cancelled(token)
+                    try:
+                        view, take = HANDLERS[data["type"]]
+                    except (KeyError, TypeError):  # unknown to us, or no event at all
+                        kind = kind_of(data)
+                        call.evidence.malformed_events += kind is None
+                        if kind is None or kind in IGNORED:
+                            continue
+                        view, take = PLAIN
+                    take(assembler, data)
+                    assembler.events += 1
+                    if view is Terminal:
+                        if not self._failed(assembler):
+                            self.engine.origins.note(assembler.output_items(), self._model)
+                            yield Terminal(data)
+                        break
+                    if not assembler.output_seen:
+                        assembler.output_seen = is_output(data["type"])
+                    yield view(data)
+                if token.reason is not None and token.reason == FORKED:
+                    raise cancelled(token)  # before anything of the parent's is touched
         except PixirError:
             if assembler.terminal is None or self._failed(assembler):
                 raise
         finally:
-            self.engine.count_attempt(self.evidence)
-            self._diary.bytes_sent += self.evidence.bytes_sent
-            if isinstance(batches, Generator):
-                batches.close()
+            self._count(batches)
+        self._judge(assembler, call)
+
+    def _count(self, batches: Iterator[list[Any]]) -> None:
+        self.engine.count_attempt(self.evidence)
+        self._diary.bytes_sent += self.evidence.bytes_sent
+        if isinstance(batches, Generator):
+            batches.close()
+
+    def _judge(self, assembler: ResultAssembler, call: Call) -> None:
+        """Raise, unless the attempt ended with an answer."""
         if assembler.terminal is None:
             raise ConnectionLost("the transport ended without a terminal event", phase="stream", request_sent=True)
         if self._failed(assembler):
             raise from_event(assembler.terminal, secrets=call.secrets, now=time.time())
-
-    def _events(self, batches: Iterable[list[Any]], assembler: ResultAssembler, call: Call) -> Iterator[Event]:
-        """The path of each event: no lock, no log call, no copy, and nothing that a batch of one would do again."""
-        token = self.token
-        for batch in batches:
-            self.consumer = threading.get_ident()  # the stream may have gone to another thread
-            for data in batch if assembler.terminal is None else ():
-                if token.reason is not None:
-                    self._leave_off(batch)
-                try:
-                    view, take = HANDLERS[data["type"]]
-                except (KeyError, TypeError):  # unknown to us, or no event at all
-                    if not self._other(data, call):
-                        continue
-                    view, take = PLAIN
-                take(assembler, data)
-                assembler.events += 1
-                if view is Terminal:
-                    if not self._failed(assembler):
-                        self.engine.origins.note(assembler.output_items(), self._model)
-                        yield Terminal(data)
-                    break
-                if not assembler.output_seen:
-                    assembler.output_seen = is_output(data["type"])
-                yield view(data)
-            if token.reason is not None and token.reason == FORKED:
-                raise cancelled(token)  # before anything of the parent's is touched
-
-    def _leave_off(self, batch: list[Any]) -> None:
-        """The call was cancelled, or is another process's: raise, unless the end of the answer was read already."""
-        if self.token.reason == FORKED or not any(map(is_terminal, batch)):
-            raise cancelled(self.token)
-
-    @staticmethod
-    def _other(data: Any, call: Call) -> bool:
-        """Whether what is not in the table is an event to be shown; what is none is counted."""
-        kind = data.get("type") if isinstance(data, dict) else None
-        call.evidence.malformed_events += not isinstance(kind, str)
-        return isinstance(kind, str) and kind not in IGNORED
 
     @staticmethod
     def _failed(assembler: ResultAssembler) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 __all__ = [
     "EVENT_TYPES", "IGNORED", "LIFECYCLE", "TERMINAL", "Event", "FunctionCallDelta", "ItemDone", "ReasoningDelta",
-    "RefusalDelta", "Terminal", "TextDelta", "decode", "is_output", "is_terminal",
+    "RefusalDelta", "Terminal", "TextDelta", "decode", "is_output", "is_terminal", "kind_of",
 ]  # fmt: skip
 
 
@@ -147,7 +147,12 @@ def is_output(kind: str) -> bool:
     return kind.startswith(_OUTPUT_PREFIXES)
 
 
+def kind_of(data: Any) -> str | None:
+    """The type of a server's object, None for what is no event."""
+    kind = data.get("type") if isinstance(data, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
 def is_terminal(data: Any) -> bool:
     """Whether this is an object that ends its response."""
-    kind = data.get("type") if isinstance(data, dict) else None
-    return isinstance(kind, str) and kind in TERMINAL
+    return kind_of(data) in TERMINAL

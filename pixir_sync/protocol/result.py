@@ -10,6 +10,7 @@ Rules kept here:
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, field, fields
+from operator import attrgetter
 from typing import Any, Literal, Self
 
 __all__ = ["Evidence", "FinishReason", "FunctionCall", "JsonData", "Result", "Usage"]
@@ -130,7 +131,7 @@ class Usage(JsonData):
         )
 
 
-@dataclass(eq=False, repr=False)  # to make the two would be 0.3 ms of a cold start
+@dataclass(slots=True, eq=False, repr=False)  # to make the last two would be 0.3 ms of a cold start
 class Evidence:
     """How the delivered call ran, as ``provider_metadata``; who learns a fact fills it in. Times in milliseconds."""
 
@@ -161,14 +162,18 @@ class Evidence:
 
     def to_dict(self) -> dict[str, Any]:
         """The facts as plain JSON, a copy."""
-        return {**vars(self), "rate_limits": dict(self.rate_limits)}  # a tenth of the work of dataclasses.asdict
+        return {**dict(zip(_FACTS, _facts(self), strict=True)), "rate_limits": dict(self.rate_limits)}
 
     def next_attempt(self) -> None:
         """Forget what described an attempt that failed: the evidence tells of the delivered one."""
-        vars(self).update(_OF_AN_ATTEMPT, rate_limits={})
+        for name, default in _OF_AN_ATTEMPT.items():
+            setattr(self, name, default)
+        self.rate_limits = {}
         self.attempts += 1
 
 
+_FACTS = tuple(f.name for f in fields(Evidence))
+_facts = attrgetter(*_FACTS)  # all in one step: a tenth of the work of dataclasses.asdict
 _OF_A_CALL = {"transport_preference", "fallback_reason", "fallback_message", "attempts", "continuation_reset_reason"}
 _OF_AN_ATTEMPT = {f.name: f.default for f in fields(Evidence) if f.name not in _OF_A_CALL and f.default is not MISSING}
 

@@ -36,7 +36,8 @@ class Call:
         cancel: ends every wait. evidence: filled in by the attempt.
         identity: the credential's; whose connections it may use. session, scope: likewise.
         fresh: use no connection that stood before. preferred: the connection of the last attempt, for the next one.
-        assembler: what the attempt's events made so far; the turn engine feeds it between two batches.
+        assembler: what the attempt's events made so far; the turn engine feeds it between two batches, and counts in its
+            ``events`` those that are the response's: whether there was progress since the last batch.
         secrets: credential values of the attempt, to be replaced in what a server says.
     """
 
@@ -96,7 +97,10 @@ class Transport(ABC):
         """
 
     def known(self, session: str | None, scope: str | None) -> Sequence[list[dict[str, Any]]]:
-        """The inputs that this transport's connections hold and that a coming call may begin with; may be stale."""
+        """The inputs that this transport's connections hold and that a coming call may begin with; may be stale.
+
+        The lists themselves, never changed but by items added at their ends: they are compared with the call's history.
+        """
         return ()
 
     def avoid(self, seconds: float) -> None:  # noqa: B027 - for one that the server may not offer

@@ -70,6 +70,7 @@ class Exchange:
         self._over = False
         self._retained_limit = config.pool.max_retained_bytes
         self.connection: Connection | None = None
+        self._source: Connection  # the same, once it is there
         self._phase: Phase = "connect"
         self.lane = Lane()
         self._began = monotonic()
@@ -89,7 +90,7 @@ class Exchange:
         """Send the request on this connection. Raises `PixirError`."""
         call, lane = self.call, self.lane
         connection.reset_reason = None  # from here on a cancel may set it
-        self.connection = call.preferred = connection
+        self.connection = call.preferred = self._source = connection
         self._link = call.cancel.register(self._stop)
         self._phase = "send" if connection.served else "connect"
         first = call.timeouts.idle if call.timeouts.first_event is None else call.timeouts.first_event
@@ -124,10 +125,9 @@ class Exchange:
         if seen != self._shown:
             self._shown = seen
             limit.at = late if (late := now + self._idle) < self._total else self._total
-        assert self.connection is not None
         try:
             # The limit passes also where there is always something to read.
-            batch = self.connection.receive(self.lane, limit) if now < limit.at else None
+            batch = self._source.receive(self.lane, limit) if now < limit.at else None
         except ConnectionLost as error:
             raise self._placed(cancelled(self.call.cancel) if self.call.cancel.cancelled else error) from None
         except PixirError as error:

@@ -16,7 +16,7 @@ from pixir_sync.protocol.frames import CLOSE, close_payload
 from pixir_sync.transports.ws import death
 from pixir_sync.transports.ws.death import Death
 from pixir_sync.transports.ws.lanes import Lane
-from pixir_sync.transports.ws.wire import Wire
+from pixir_sync.transports.ws.wire import wire_of
 from pixir_sync.transports.ws.writer import Writer
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Mortal:
         self.lanes: dict[str | None, Lane] = {}
         # Guards who writes, the lanes' parking locks, the outbox, death; with several lanes also who reads. Never held over I/O.
         self._state = threading.Lock()
-        self._wire = Wire(sock)
+        self._wire = wire_of(sock)
         self._cut = False  # `lose_idle` came while no stream was on it
 
     @property

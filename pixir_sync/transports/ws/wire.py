@@ -3,7 +3,8 @@
 Rules kept here:
 
 * ``_io_lock`` is held for one non-blocking call and never across a wait: two threads inside one `ssl.SSLSocket`, one reading and
-  one writing, hang or crash (1 to 14 % of first exchanges, a known defect of the interpreter).
+  one writing, hang or crash (1 to 14 % of first exchanges, a known defect of the interpreter). Of a plain socket the system lets
+  one thread read while another writes.
 * A recv takes more than a TLS record can hold, so none leaves decrypted bytes behind that poll would not see.
 * `wake` takes no lock. It shuts the raw socket down, under TLS too, which wakes whoever polls; closing would not.
 * The descriptor is closed only when nobody is in `wake`: the number could be another file's by then. A closer that finds somebody
@@ -15,6 +16,7 @@ Rules kept here:
 from __future__ import annotations
 
 import contextlib
+import errno
 import select
 import socket
 import ssl
@@ -24,7 +26,7 @@ from time import monotonic
 
 from pixir_sync.deadline import Deadline
 
-__all__ = ["AT_MOST", "PIECE", "Poller", "Wire"]
+__all__ = ["AT_MOST", "PIECE", "Poller", "TLSWire", "Wire", "wire_of"]
 
 _READ = 65_536  # a TLS record has at most 16,384 bytes of text
 _AGAIN = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -36,7 +38,7 @@ PIECE = AT_MOST * 1000
 
 
 class Wire:
-    """A connected, non-blocking socket. Threads share it; who may read and who may write is the connection's business."""
+    """A connected, non-blocking TCP socket. Threads share it; who may read and who may write is the connection's business."""
 
     __slots__ = ("__weakref__", "_io_lock", "_sock", "_wakers", "closed", "fileno")
 
@@ -50,12 +52,14 @@ class Wire:
         _outlive(self, sock)
 
     def recv(self) -> bytes | None:
-        """What is there, ``b""`` at the end, None where nothing is there yet. Raises OSError."""
-        with self._io_lock:
-            try:
-                return self._sock.recv(_READ)
-            except _AGAIN:
-                return None
+        """What is there, ``b""`` at the end, None where nothing is there yet. Raises OSError.
+
+        Without the lock: it would be a fiftieth of what an event by itself costs.
+        """
+        try:
+            return self._sock.recv(_READ)
+        except _AGAIN:
+            return None
 
     def send(self, data: memoryview) -> int:
         """How many bytes were taken, 0 where none can be taken now. Raises OSError."""
@@ -87,6 +91,28 @@ class Wire:
 
     def __del__(self) -> None:
         self._sock.close()  # nobody is in it, whatever an interrupt left in the books
+
+
+class TLSWire(Wire):
+    """The same over TLS."""
+
+    __slots__ = ()
+
+    _sock: ssl.SSLSocket
+
+    def recv(self) -> bytes | None:
+        with self._io_lock:
+            try:
+                return self._sock.read(_READ)  # which `SSLSocket.recv` calls, after a look at what we know
+            except _AGAIN:
+                return None
+            except ValueError:  # it is closed
+                raise OSError(errno.EBADF, "the socket is closed") from None
+
+
+def wire_of(sock: socket.socket) -> Wire:
+    """The wire that suits a socket."""
+    return TLSWire(sock) if isinstance(sock, ssl.SSLSocket) else Wire(sock)
 
 
 class _Last(weakref.ref[Wire]):

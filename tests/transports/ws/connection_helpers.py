@@ -6,9 +6,12 @@ import json
 import os
 import select
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
+
+import pytest
 
 from pixir_sync import Keepalive, Network
 from pixir_sync.cancellation import CancelToken
@@ -19,6 +22,7 @@ from pixir_sync.transports.ws.connection import Connection
 from pixir_sync.transports.ws.lanes import Lane
 from pixir_sync.transports.ws.multiplexed import Multiplexed
 from pixir_sync.transports.ws.upgrade import upgrade
+from pixir_sync.transports.ws.wire import TLSWire, Wire
 from tests.support.peer import DEADLINE
 from tests.support.ws_peer import WebSocketPeer
 
@@ -27,8 +31,8 @@ CREATE = b'{"type":"response.create"}'
 BEAT = Keepalive(interval=0.2, timeout=0.4)
 
 __all__ = [
-    "BEAT", "CREATE", "begun", "connected", "multiplexed", "no_role_is_held", "open_descriptor", "receive", "send",
-    "till_readable",
+    "BEAT", "CREATE", "around_recv", "begun", "connected", "multiplexed", "no_role_is_held", "open_descriptor", "reads_held",
+    "receive", "send", "till_readable",
 ]  # fmt: skip
 
 
@@ -87,6 +91,33 @@ def till_readable(connection: Connection, deadline: float = DEADLINE) -> None:
     poll = select.poll()
     poll.register(connection.fileno, select.POLLIN)
     assert poll.poll(deadline * 1000), "nothing came"
+
+
+def around_recv(patch: pytest.MonkeyPatch, around: Callable[[Wire, Callable[[], bytes | None]], bytes | None]) -> None:
+    """Let this be done for each read of a wire, which it is given with what makes the read."""
+
+    def patched(kind: type[Wire], recv: Callable[[Any], bytes | None]) -> None:
+        patch.setattr(kind, "recv", lambda wire: around(wire, lambda: recv(wire)))
+
+    for kind in (Wire, TLSWire):
+        patched(kind, kind.recv)
+
+
+@contextmanager
+def reads_held() -> Iterator[None]:
+    """Whoever reads comes no further than to the read, until the block ends."""
+    go = threading.Event()
+
+    def held(wire: Wire, recv: Callable[[], bytes | None]) -> bytes | None:
+        assert go.wait(DEADLINE)
+        return recv()
+
+    with pytest.MonkeyPatch.context() as patch:
+        around_recv(patch, held)
+        try:
+            yield
+        finally:
+            go.set()
 
 
 def no_role_is_held(connection: Connection) -> bool:

@@ -42,6 +42,7 @@ from tests.transports.http.helpers import (
     wait_until,
 )
 from tests.transports.ws.conftest import PeerOf, ProviderOf
+from tests.transports.ws.connection_helpers import around_recv
 from tests.transports.ws.turn_helpers import Talk, how
 
 Run = tuple[Provider, ResponseStream, Callable[[], object]]
@@ -213,15 +214,14 @@ def test_a_consumer_that_waits_while_the_keepalive_thread_reads(
 ) -> None:
     """The one who cancels wakes the thread that reads, whichever it is, and that one the consumer."""
     reading, go_on, armed = threading.Event(), threading.Event(), threading.Event()
-    recv = Socket.recv
 
-    def slow(self: Socket) -> bytes | None:
+    def slow(wire: Socket, recv: Callable[[], bytes | None]) -> bytes | None:
         if armed.is_set() and threading.current_thread().name.startswith("pixir"):
             reading.set()
             assert go_on.wait(DEADLINE)
-        return recv(self)
+        return recv()
 
-    monkeypatch.setattr(Socket, "recv", slow)
+    around_recv(monkeypatch, slow)
     provider = provider_of(peer_of([half, answering()]), keepalive={"interval": 0.2, "timeout": 5})
     stream = provider.stream("x", session="s")
     while next(stream).text != "half":

@@ -18,7 +18,7 @@ from tests.support.events import text_response
 from tests.support.ws_peer import ClientGone, Wire
 from tests.transports.http.helpers import descriptors, in_thread, wait_until
 from tests.transports.ws.conftest import PeerOf, ProviderOf
-from tests.transports.ws.connection_helpers import begun, connected, open_descriptor, send
+from tests.transports.ws.connection_helpers import begun, connected, open_descriptor, reads_held, send
 
 
 def holding(wire: Wire) -> None:
@@ -55,7 +55,7 @@ def test_the_descriptor_outlives_the_one_who_is_at_it(end: str, role: str, peer_
         wait_until(inside, f"one who {role}")
         if end == "retire" and role == "reads":
             connection.writer.holder = object()  # so that it does not want to send a close frame below
-        with connection._wire._io_lock:  # whoever is woken comes no further than this
+        with connection._wire._io_lock, reads_held():  # whoever is woken comes no further than this
             ENDS[end](connection)
             assert not connection.alive and open_descriptor(number)
             others = [os.dup(0) for _ in range(20)]

@@ -28,10 +28,12 @@ from tests.transports.http.helpers import in_thread, wait_until
 from tests.transports.ws.conftest import PeerOf, ProviderOf
 from tests.transports.ws.connection_helpers import (
     BEAT,
+    around_recv,
     begun,
     connected,
     no_role_is_held,
     open_descriptor,
+    reads_held,
     receive,
     send,
     till_readable,
@@ -97,7 +99,7 @@ def test_a_thread_that_pings_never_hangs_a_first_exchange(peer_of: PeerOf) -> No
 
 @pytest.mark.parametrize("tls", [True])
 def test_every_call_on_a_tls_socket_is_made_under_its_lock(tls: bool, peer_of: PeerOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    """recv and send: never two of them at once, whichever threads make them."""
+    """read and send: never two of them at once, whichever threads make them."""
     wires: dict[int, wire_module.Wire] = {}
     calls: list[tuple[str, bool]] = []
 
@@ -111,7 +113,7 @@ def test_every_call_on_a_tls_socket_is_made_under_its_lock(tls: bool, peer_of: P
 
         return call
 
-    for name in ("recv", "send"):
+    for name in ("read", "send"):
         monkeypatch.setattr(ssl.SSLSocket, name, guarded(name))
     with connected(peer_of(conversation([MESSAGE] * 3, then=holding))) as connection:
         wires[id(connection._wire._sock)] = connection._wire
@@ -120,22 +122,22 @@ def test_every_call_on_a_tls_socket_is_made_under_its_lock(tls: bool, peer_of: P
         send(connection, lane)
         assert receive(connection, lane, 3)
         wires.clear()
-    assert {name for name, _ in calls} == {"recv", "send"}
+    assert {name for name, _ in calls} == {"read", "send"}
     assert all(locked for _, locked in calls)
 
 
 @pytest.mark.parametrize("pad", [3, 5_000, 16_000, 500_000])
 def test_a_read_takes_all_that_tls_has_decrypted(pad: int, peer_of: PeerOf, monkeypatch: pytest.MonkeyPatch) -> None:
     """A record is read whole, the largest too: nothing waits where poll does not see it, so nobody asks for it."""
-    recv, left = wire_module.Wire.recv, list[int]()
+    left: list[int] = []
 
-    def watched(wire: wire_module.Wire) -> bytes | None:
-        data = recv(wire)
+    def watched(wire: wire_module.Wire, recv: Callable[[], bytes | None]) -> bytes | None:
+        data = recv()
         if isinstance(wire._sock, ssl.SSLSocket):
             left.append(wire._sock.pending())
         return data
 
-    monkeypatch.setattr(wire_module.Wire, "recv", watched)
+    around_recv(monkeypatch, watched)
 
     def script(wire: Wire) -> None:
         wire.read_create()
@@ -156,7 +158,7 @@ def test_a_reader_is_woken_without_tearing_tls_off_the_socket(peer_of: PeerOf) -
     peer = peer_of(holding)
     with connected(peer) as connection:
         lane = begun(connection)
-        with connection._wire._io_lock:  # the reader polls, and gets no further
+        with reads_held():  # the reader polls, and gets no further
             reading = in_thread(lambda: receive(connection, lane, 2))
             peer.wait_connections(1)[0].send_all([MESSAGE] * 2, at_once=True)
             till_readable(connection)
@@ -193,13 +195,13 @@ def test_ending_a_connection_under_a_reader_blocks_nobody(how: str, peer_of: Pee
 def test_a_stop_while_the_socket_is_being_emptied_is_a_stop(peer_of: PeerOf, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream that is cancelled before it began just ends: what its own wake-up did to the socket is not its error."""
     with connected(peer_of(holding)) as connection:
-        lane, recv = Lane(), connection._wire.recv
+        lane = Lane()
 
-        def cancelled_now(wire: wire_module.Wire) -> bytes | None:
+        def cancelled_now(wire: wire_module.Wire, recv: Callable[[], bytes | None]) -> bytes | None:
             connection.stop(lane)
             return recv()
 
-        monkeypatch.setattr(wire_module.Wire, "recv", cancelled_now)
+        around_recv(monkeypatch, cancelled_now)
         assert connection.begin(lane, Deadline(5)) is False
         assert not connection.alive
 

@@ -7,6 +7,7 @@ import json
 import select
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -21,7 +22,7 @@ from tests.support.ws_peer import PING, PONG, TEXT, ClientGone, Wire
 from tests.support.ws_wire import frame_bytes
 from tests.transports.http.helpers import in_thread, wait_until
 from tests.transports.ws.conftest import PeerOf, ProviderOf
-from tests.transports.ws.connection_helpers import begun, connected, open_descriptor, receive, send, till_readable
+from tests.transports.ws.connection_helpers import around_recv, begun, connected, open_descriptor, receive, send, till_readable
 
 MESSAGE = {"type": "response.created", "response": {"id": "resp_1"}}
 
@@ -64,15 +65,13 @@ def test_a_flood_of_what_is_no_event_does_not_outlast_idle(
             while not over.is_set():
                 wire.raw(flood)
 
-    recv = WireOfOurs.recv
-
-    def and_more(wire: WireOfOurs) -> bytes | None:
-        data = recv(wire)
+    def and_more(wire: WireOfOurs, recv: Callable[[], bytes | None]) -> bytes | None:
+        data = recv()
         if data is not None and not over.is_set():
             select.select([wire.fileno], [], [], 1)  # the server is always ahead
         return data
 
-    monkeypatch.setattr(WireOfOurs, "recv", and_more)
+    around_recv(monkeypatch, and_more)
     provider = provider_of(peer_of(script), timeouts=Timeouts(first_event=5, idle=0.5, total=None))
     stream = provider.stream("Hi")
     try:
