@@ -158,7 +158,7 @@ def test_the_evidence_of_a_failed_attempt_is_forgotten() -> None:
                         request_id="req_1", rate_limits={"x": "1"}, used_previous_response_id=True)  # fmt: skip
     evidence.next_attempt()
     kept = Evidence(transport_preference="websocket", fallback_reason="connect_failed", attempts=2)
-    assert vars(evidence) == vars(kept) and evidence.rate_limits is not Evidence().rate_limits
+    assert evidence.to_dict() == kept.to_dict() and evidence.rate_limits is not Evidence().rate_limits
 
 
 def test_evidence_gives_copies() -> None:
