@@ -242,6 +242,8 @@ def check_headers(headers: object, source: str) -> dict[str, str]:
 
 def secrets_of(headers: Mapping[str, str], *, every: bool = False) -> list[str]:
     """The credential values among headers, for replacing them in what a server says. ``every``: all of them are such."""
+    if not headers:
+        return []
     found: list[str] = []
     for name, value in headers.items():
         if every or _SECRET.search(name):

@@ -30,10 +30,18 @@ class Deadline:
 
     def sooner(self, seconds: float | None) -> Deadline:
         """This deadline or one in so many seconds, whichever comes first."""
-        if seconds is None:
+        at = self.earlier(seconds)
+        if at == self.at:
             return self
-        other = Deadline(seconds)
-        return other if other.at < self.at else self
+        other = Deadline(None)
+        other.at = at
+        return other
+
+    def earlier(self, seconds: float | None) -> float:
+        """The time of that: this deadline's, or the one in so many seconds."""
+        if seconds is None or (at := time.monotonic() + seconds) >= self.at:
+            return self.at
+        return at
 
     def __repr__(self) -> str:
         return f"<Deadline in {self.remaining():.3f} s>" if self.at < math.inf else "<Deadline none>"

@@ -36,6 +36,7 @@ from pixir_sync.transports.base import Call
 __all__ = ["OnPayload", "Turn"]
 
 _numbers = count()
+_NO_DEADLINE = Deadline(None)  # of a call that has not begun
 _DELIVERED = ("completed", "incomplete")
 _REMEMBERED = 600.0  # seconds that it is remembered that a server has no WebSocket
 
@@ -66,7 +67,7 @@ class Turn:
         self._session, self._scope = session, scope
         self._timeouts, self._headers = timeouts, headers
         self._on_payload, self._parent = on_payload, cancel
-        self._deadline, self._began = Deadline(None), 0.0
+        self._began, self._deadline = 0.0, _NO_DEADLINE
         self._transport = engine.transports[engine.order[0]]
         self._situation = Situation(policy=engine.config.retry, preference=engine.preference)
         self._parse: Callable[[Any], Any] | None = None
@@ -125,10 +126,8 @@ class Turn:
             authorize=dict, origin_of=self.engine.origins, headers=self._headers, session=self._session, scope=self._scope,
             identity=self.engine.identity, assembler=self.assembler,
         )  # fmt: skip
-        if not body.settled:
+        if not body.settled:  # else it is said of what is new, when that is worded
             call.full_input()  # what a server would refuse is said before any network
-        elif not body.caller_managed:
-            body.for_wire(body.rest, self.engine.origins)
         return call
 
     def _opened(self, call: Call) -> Iterator[list[Any]]:

@@ -77,6 +77,9 @@ class ResultAssembler:
         item_id = data.get("item_id") if shell is None else shell.get("id")
         index = data.get("output_index")
         index = index if type(index) is int else None
+        item = self._by_id.get(item_id) if isinstance(item_id, str) else None
+        if item is not None and item is self._by_index.get(index) and item.index == index:  # type: ignore[arg-type]
+            return item  # the usual case: there is nothing to learn of it
         item = self._known(item_id, index, kind, shell, done)
         if item is None:
             item = Item(kind, shell if shell is not None else announced(kind, item_id))

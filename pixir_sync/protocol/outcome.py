@@ -19,7 +19,7 @@ from typing import Any
 from pixir_sync.protocol.assembly import ResultAssembler
 from pixir_sync.protocol.codec import CodecError, dumps, loads
 from pixir_sync.protocol.errors import InvalidResponse, PixirError
-from pixir_sync.protocol.result import Evidence, FinishReason, FunctionCall, Result, Usage
+from pixir_sync.protocol.result import Evidence, FinishReason, FunctionCall, Result, made_of, usage_counts
 
 __all__ = ["Ending", "finish_reason", "finished", "partial"]
 
@@ -33,6 +33,7 @@ _INCOMPLETE: dict[str, FinishReason] = {
     "steered": "steered",
 }
 _CLIENT_CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
+_CALLS = tuple(_CLIENT_CALLS)  # a server's type may be anything, also what no dict can look up
 _HOSTED = ("web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call", "mcp_call",
            "mcp_list_tools", "shell_call", "computer_call", "tool_search_call")  # fmt: skip
 
@@ -49,10 +50,10 @@ class Ending:
         call.__dict__["ended"] = (copy.copy(ended), weakref.ref(ended)) if error else (ended, None)
 
     def __get__(self, call: Any, owner: type) -> Result | PixirError | None:
-        if "ended" not in call.__dict__:
+        found: tuple[Result | PixirError, Callable[[], PixirError | None] | None] | None = call.__dict__.get("ended")
+        if found is None:
             return None
-        kept: Result | PixirError
-        kept, known = call.__dict__["ended"]
+        kept, known = found
         ended = kept if known is None else known()
         if ended is None:
             ended = copy.copy(kept)
@@ -107,22 +108,21 @@ def _call(item: dict[str, Any]) -> FunctionCall:
     )
 
 
-def _web_search(items: list[dict[str, Any]]) -> dict[str, Any]:
+def _web_search(hosted: list[dict[str, Any]], messages: list[dict[str, Any]]) -> dict[str, Any]:
     """Counts, sources and citations within `EVIDENCE_LIMIT`; the queries are the user's own words and stay out."""
-    searches = [item for item in items if item.get("type") == "web_search_call"]
-    actions = [item["action"] for item in searches if isinstance(item.get("action"), dict)]
-    sources = [s["url"] for a in actions for s in _list(a.get("sources")) if isinstance(s, dict) and "url" in s]
     cited = [
         {name: note[name] for name in ("url", "title", "start_index", "end_index") if name in note}
-        for item in items
-        if item.get("type", "message") == "message"
+        for item in messages
         for part in _list(item.get("content"))
         if isinstance(part, dict)
         for note in _list(part.get("annotations"))
         if isinstance(note, dict) and note.get("type") == "url_citation"
     ]
+    searches = [item for item in hosted if item["type"] == "web_search_call"] if hosted else []
     if not searches and not cited:
         return {}
+    actions = [item["action"] for item in searches if isinstance(item.get("action"), dict)]
+    sources = [s["url"] for a in actions for s in _list(a.get("sources")) if isinstance(s, dict) and "url" in s]
     return {"calls": len(searches), "sources": sources[:EVIDENCE_LIMIT], "annotations": cited[:EVIDENCE_LIMIT]}
 
 
@@ -141,34 +141,38 @@ def finish_reason(assembler: ResultAssembler, calls: list[FunctionCall]) -> Fini
 def partial(assembler: ResultAssembler, evidence: Evidence) -> Result:
     """What there is so far, as a `Result`. Never raises."""
     items = assembler.output_items()
-    messages = [item for item in items if item.get("type", "message") == "message"]
-    calls = [_call(item) for item in items if item.get("type") in tuple(_CLIENT_CALLS)]
-    reasoning = [item for item in items if item.get("type") == "reasoning"]
+    messages, reasoning, hosted = list[dict[str, Any]](), list[dict[str, Any]](), list[dict[str, Any]]()
+    calls: list[FunctionCall] = []
+    for item in items:
+        kind = item.get("type", "message")
+        if kind == "message":
+            messages.append(item)
+        elif kind == "reasoning":
+            reasoning.append(item)
+        elif kind in _CALLS:
+            calls.append(_call(item))
+        elif kind in _HOSTED:
+            hosted.append(item)
     response = assembler.response
-    usage = response.get("usage")
-    summary = Usage.read(usage)
-    model = response.get("model")
-    return Result(
-        text="".join(map(_message_text, messages)),
-        reasoning="\n\n".join(text for item in reasoning for text in _reasoning(item)),
-        refusal="".join(text for item in messages for text in _strings(item, "content", "refusal", "refusal")),
-        reasoning_items=reasoning,
-        function_calls=calls,
-        output_items=items,
-        provider_hosted_tools=[
-            {name: item.get(name) for name in ("type", "id", "status")}
-            for item in items
-            if item.get("type") in _HOSTED
-        ],
-        web_search=_web_search(items),
-        finish_reason=finish_reason(assembler, calls),
-        usage=usage if isinstance(usage, dict) else None,
-        usage_summary=dict(vars(summary)) if summary is not None else None,
-        response_id=assembler.response_id,
-        model=model if isinstance(model, str) else None,
-        response=response or None,
-        provider_metadata=evidence.to_dict(),
-    )
+    usage, model = response.get("usage"), response.get("model")
+    return made_of(Result, {
+        "text": "".join(map(_message_text, messages)),
+        "reasoning": "\n\n".join(text for item in reasoning for text in _reasoning(item)) if reasoning else "",
+        "refusal": "".join(text for item in messages for text in _strings(item, "content", "refusal", "refusal")),
+        "reasoning_items": reasoning,
+        "function_calls": calls,
+        "output_items": items,
+        "provider_hosted_tools": [{name: item.get(name) for name in ("type", "id", "status")} for item in hosted],
+        "web_search": _web_search(hosted, messages),
+        "finish_reason": finish_reason(assembler, calls),
+        "parsed": None,
+        "usage": usage if isinstance(usage, dict) else None,
+        "usage_summary": usage_counts(usage),
+        "response_id": assembler.response_id,
+        "model": model if isinstance(model, str) else None,
+        "response": response or None,
+        "provider_metadata": evidence.to_dict(),
+    })  # fmt: skip
 
 
 def finished(assembler: ResultAssembler, evidence: Evidence, parse: Callable[[Any], Any] | None) -> Result:

@@ -20,7 +20,7 @@ from pixir_sync.protocol.body import Body, stores
 from pixir_sync.protocol.checks import RESERVED
 from pixir_sync.protocol.errors import InvalidRequest
 from pixir_sync.protocol.intake import Known, take_in
-from pixir_sync.protocol.result import JsonData
+from pixir_sync.protocol.result import JsonData, made_of
 from pixir_sync.protocol.schema import check_tools, output_format
 
 __all__ = ["Body", "Request", "build", "make_request", "unknown_name"]
@@ -141,14 +141,7 @@ def make_request(request: Any, given: Mapping[str, Any]) -> Request:
     more = {name: value for name, value in _named(given, "argument").items() if value is not None} if given else given
     if "extra_body" in more and isinstance(made.get("extra_body"), Mapping) and isinstance(more["extra_body"], Mapping):
         more = {**more, "extra_body": {**made["extra_body"], **more["extra_body"]}}
-    return replace(request, **more) if isinstance(request, Request) else _made({**made, **more})
-
-
-def _made(named: dict[str, Any]) -> Request:
-    """A request with these fields; the others are their class's: None. (``__init__`` sets each of them, a fiftieth of a turn.)"""
-    made = object.__new__(Request)
-    vars(made).update(named)
-    return made
+    return replace(request, **more) if isinstance(request, Request) else made_of(Request, {**made, **more})
 
 
 def _named(given: Mapping[str, Any], what: str) -> dict[str, Any]:

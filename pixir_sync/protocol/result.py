@@ -9,12 +9,14 @@ Rules kept here:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from operator import attrgetter
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
-__all__ = ["Evidence", "FinishReason", "FunctionCall", "JsonData", "Result", "Usage"]
+__all__ = ["Evidence", "FinishReason", "FunctionCall", "JsonData", "Result", "Usage", "made_of", "usage_counts"]
 
+T = TypeVar("T")
 FinishReason = Literal["stop", "tool_calls", "length", "content_filter", "steered"]
 
 
@@ -50,6 +52,16 @@ class JsonData:
         if not isinstance(data, dict):
             raise CodecError("not a JSON object")
         return cls.from_dict(data)
+
+
+def made_of(kind: type[T], fields: Mapping[str, Any]) -> T:
+    """A frozen data class with these fields; the others are its class's defaults.
+
+    (Its own ``__init__`` sets each by a call: of a `Result` and a `Request` a thirtieth of a turn.)
+    """
+    made = object.__new__(kind)
+    vars(made).update(fields)
+    return made
 
 
 @dataclass(frozen=True, repr=False)
@@ -111,24 +123,28 @@ class Usage(JsonData):
     @classmethod
     def read(cls, raw: Any) -> Usage | None:
         """From a server's ``usage`` object; None where there is none."""
-        if not isinstance(raw, dict):
-            return None
+        counts = usage_counts(raw)
+        return made_of(cls, counts) if counts is not None else None
 
-        def detail(name: str, group: str, other: str) -> int:
-            return _first(raw.get(group), name) or _first(raw.get(other), name)
 
-        inputs = _first(raw, "input_tokens", "prompt_tokens")
-        outputs = _first(raw, "output_tokens", "completion_tokens")
-        cached = detail("cached_tokens", "input_tokens_details", "prompt_tokens_details")
-        return cls(
-            input_tokens=inputs,
-            output_tokens=outputs,
-            total_tokens=_first(raw, "total_tokens") or inputs + outputs,
-            cached_tokens=cached,
-            cache_write_tokens=detail("cache_write_tokens", "input_tokens_details", "prompt_tokens_details"),
-            reasoning_tokens=detail("reasoning_tokens", "output_tokens_details", "completion_tokens_details"),
-            cache_hit_rate=cached / inputs if inputs else None,
-        )
+def usage_counts(raw: Any) -> dict[str, Any] | None:
+    """The fields of `Usage` from a server's ``usage`` object; None where there is none."""
+    if not isinstance(raw, dict):
+        return None
+    of_input = raw.get("input_tokens_details") or raw.get("prompt_tokens_details")
+    of_output = raw.get("output_tokens_details") or raw.get("completion_tokens_details")
+    inputs = _first(raw, "input_tokens", "prompt_tokens")
+    outputs = _first(raw, "output_tokens", "completion_tokens")
+    cached = _first(of_input, "cached_tokens")
+    return {
+        "input_tokens": inputs,
+        "output_tokens": outputs,
+        "total_tokens": _first(raw, "total_tokens") or inputs + outputs,
+        "cached_tokens": cached,
+        "cache_write_tokens": _first(of_input, "cache_write_tokens"),
+        "reasoning_tokens": _first(of_output, "reasoning_tokens"),
+        "cache_hit_rate": cached / inputs if inputs else None,
+    }
 
 
 @dataclass(slots=True, eq=False, repr=False)  # to make the last two would be 0.3 ms of a cold start
@@ -166,9 +182,10 @@ class Evidence:
 
     def next_attempt(self) -> None:
         """Forget what described an attempt that failed: the evidence tells of the delivered one."""
-        for name, default in _OF_AN_ATTEMPT.items():
-            setattr(self, name, default)
-        self.rate_limits = {}
+        if self.attempts or self.active_transport is not None:
+            for name, default in _OF_AN_ATTEMPT.items():
+                setattr(self, name, default)
+            self.rate_limits = {}
         self.attempts += 1
 
 

@@ -40,7 +40,7 @@ from pixir_sync.transports.ws.inbox import Inbox
 from pixir_sync.transports.ws.lanes import Lane, Visit
 from pixir_sync.transports.ws.mortal import Mortal
 from pixir_sync.transports.ws.routing import meaning
-from pixir_sync.transports.ws.wire import AT_MOST, PIECE, Poller
+from pixir_sync.transports.ws.wire import AGAIN, AT_MOST, PIECE, READ, Poller
 from pixir_sync.transports.ws.writer import Sent, Writer
 
 __all__ = ["Connection", "Sent"]
@@ -72,15 +72,11 @@ class Connection(Mortal):
         self.writer = Writer(self._wire, self._state, self.heart)
         self._parser = FrameParser()
         self.inbox = Inbox(self._parser, self.writer, self.heart)
-        self.seen = (0, 0)
+        self.seen = 0
         self._reading: dict[str, object] = {}  # under `_ROLE` the one who reads; single operations only
         self._dirty = False
-        if leftover:
-            self._take_in(leftover)
-
-    def _take_in(self, leftover: bytes) -> None:
-        """The first frames, which came with the answer to the upgrade: no stream is open yet."""
-        self._heed(self._parser.feed(leftover), None)
+        if leftover:  # the first frames, which came with the answer to the upgrade: no stream is open yet
+            self._heed(self._parser.feed(leftover), None)
 
     # What its users ask.
 
@@ -115,6 +111,7 @@ class Connection(Mortal):
         Raises the error that the connection died of.
         """
         lane.poll = Poller(self._wire).poll  # 370 bytes, which a connection need not hold while it is idle
+        lane.recv = self._wire.reader()
         with self._state:
             self.lanes[lane.name] = lane
         if self._cut:
@@ -137,7 +134,6 @@ class Connection(Mortal):
 
         Raises the error that the connection died of, once everything that came before it was taken.
         """
-        lane.visits += 1
         try:
             if self._reading.setdefault(_ROLE, lane) is not lane and not self._taken(lane, deadline):
                 return None
@@ -193,11 +189,26 @@ class Connection(Mortal):
     # Reading: with the role.
 
     def _read(self, lane: Lane, deadline: Deadline) -> list[Any] | None:
-        """The messages of the next read that has any; None where the stream or the connection is over, or it is late."""
+        """The messages of the next read that has any; None where the stream or the connection is over, or it is late.
+
+        It does itself what `_fill` does for others: two calls less, a twentieth of what an event by itself costs.
+        """
         while self.death is None and not lane.cancelled:
             left = deadline.at - monotonic()
-            if lane.poll(PIECE if left >= AT_MOST else left * 1000 if left > 0 else 0) and (messages := self._fill(False)):
-                return messages
+            if lane.poll(PIECE if left >= AT_MOST else left * 1000 if left > 0 else 0):
+                self._dirty = True
+                try:
+                    data = lane.recv(READ)
+                except AGAIN:  # somebody was quicker, or it is half a record
+                    pass
+                except OSError as error:
+                    self._heed([], death.broken(error))
+                else:
+                    messages = self._parser.feed(data)
+                    if self._parser.news or not data:
+                        self._heed([], None if data else death.ended())
+                    if messages:
+                        return messages
             if not self._go_on(deadline):
                 return None
         return None

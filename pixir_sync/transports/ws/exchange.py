@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any, cast
 
@@ -70,16 +70,12 @@ class Exchange:
         self._over = False
         self._retained_limit = config.pool.max_retained_bytes
         self.connection: Connection | None = None
-        self._source: Connection  # the same, once it is there
         self._phase: Phase = "connect"
         self.lane = Lane()
         self._began = monotonic()
         self._link: int | None = None
-        self._assembler = call.assembler
-        self._total = call.deadline.at
         self._idle = math.inf if call.timeouts.idle is None else call.timeouts.idle
         self._limit = Deadline(None)  # of the wait for the next event; put off for each
-        self._shown = 0  # how many events the wait before this one had seen
         self._first = True  # no event came yet
         self._begun = False  # no event came that can only be of this response
         self._message = worded(call, cast(Mode, config.continuation), held, reset, frame_limit)
@@ -90,12 +86,13 @@ class Exchange:
         """Send the request on this connection. Raises `PixirError`."""
         call, lane = self.call, self.lane
         connection.reset_reason = None  # from here on a cancel may set it
-        self.connection = call.preferred = self._source = connection
+        self.connection = call.preferred = connection
         self._link = call.cancel.register(self._stop)
         self._phase = "send" if connection.served else "connect"
         first = call.timeouts.idle if call.timeouts.first_event is None else call.timeouts.first_event
         try:
-            begun = connection.begin(lane, call.deadline.sooner(first))
+            self._limit.at = call.deadline.earlier(first)
+            begun = connection.begin(lane, self._limit)
         except PixirError as error:
             if call.cancel.cancelled:
                 raise self._placed(cancelled(call.cancel)) from None
@@ -104,9 +101,8 @@ class Exchange:
             raise self._stopped(FirstEventTimeout)
         self._phase = "send"
         connection.baseline = None
-        data = frame(TEXT, self._message.data, os.urandom(4))
         try:
-            how = connection.send(lane, data, call.timeouts.write, call.deadline)
+            how = connection.send(lane, frame(TEXT, self._message.data, os.urandom(4)), call.timeouts.write, call.deadline)
         finally:
             call.evidence.bytes_sent += lane.sent
         if how in (Sent.STOPPED, Sent.STALLED):
@@ -114,31 +110,39 @@ class Exchange:
                 raise self._lost()
             raise self._stopped(WriteTimeout)
         self._phase = "first_event"
-        self._limit.at = call.deadline.sooner(first).at
+        self._limit.at = call.deadline.earlier(first)
 
-    def receive(self) -> list[Any]:
-        """The next events; may be none. Blocks. Raises `PixirError`.
+    def batches(self) -> Iterator[list[Any]]:
+        """The events up to the terminal one, as they come. Blocks. Raises `PixirError`.
 
-        The wait begins now: the time that the consumer took is none of it. What is no event of the response is no progress.
+        A wait begins when a batch is asked for: the time that the consumer took is none of it. What is no event of the response
+        is no progress. (A generator keeps at hand what each wait needs: 25 bytecodes less than a method that is called for each.)
         """
-        now, limit, seen = monotonic(), self._limit, self._assembler.events
-        if seen != self._shown:
-            self._shown = seen
-            limit.at = late if (late := now + self._idle) < self._total else self._total
-        try:
-            # The limit passes also where there is always something to read.
-            batch = self._source.receive(self.lane, limit) if now < limit.at else None
-        except ConnectionLost as error:
-            raise self._placed(cancelled(self.call.cancel) if self.call.cancel.cancelled else error) from None
-        except PixirError as error:
-            raise self._placed(error) from None
-        if batch is None:
-            raise self._stopped(FirstEventTimeout if self.phase == "first_event" else IdleTimeout)
-        try:
-            events = list(map(quick_loads, batch))
-        except ValueError:
-            events = self._readable(batch)
-        return events if self._begun else self._of_this_response(events)
+        assert self.connection is not None
+        lane, limit, assembler, receive = self.lane, self._limit, self.call.assembler, self.connection.receive
+        idle, total, shown = self._idle, self.call.deadline.at, 0
+        while assembler.terminal is None:
+            now = monotonic()
+            if assembler.events != shown:
+                shown = assembler.events
+                limit.at = late if (late := now + idle) < total else total
+            try:
+                # The limit passes also where there is always something to read.
+                batch = receive(lane, limit) if now < limit.at else None
+            except ConnectionLost as error:
+                raise self._placed(cancelled(self.call.cancel) if self.call.cancel.cancelled else error) from None
+            except PixirError as error:
+                raise self._placed(error) from None
+            if batch is None:
+                raise self._stopped(IdleTimeout if shown else FirstEventTimeout)
+            try:
+                events = list(map(quick_loads, batch))
+            except ValueError:
+                events = self._readable(batch)
+            if not self._begun:
+                events = self._of_this_response(events)
+            if events:
+                yield events
 
     def _readable(self, batch: list[bytes]) -> list[Any]:
         """The objects of a batch without those that are none, which are counted. What is not UTF-8 ends the connection."""
@@ -264,7 +268,7 @@ class Exchange:
     @property
     def phase(self) -> Phase:
         """How far it came."""
-        return "stream" if self._shown else self._phase
+        return "stream" if self.call.assembler.events else self._phase
 
     def _placed(self, error: PixirError) -> PixirError:
         """The error with how far this attempt came."""

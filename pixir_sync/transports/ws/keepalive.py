@@ -153,12 +153,12 @@ def visit(connection: Connection, now: float, timeout: float, *, readable: bool)
     """
     inbox, heart, writer = connection.inbox, connection.heart, connection.writer
     lanes = list(connection.lanes.values())
-    visits = sum(lane.visits for lane in lanes)
     before = connection.seen
-    if readable or (lanes and (visits == before[1] or any(lane.queue for lane in lanes))):
+    # Where nothing was read since the last visit the consumer is away, or it waits and has the role, which stops us.
+    if readable or (lanes and (inbox.received == before or any(lane.queue for lane in lanes))):
         connection.drain(_VISIT)  # a consumer that is behind takes what there is and does not read: a pong would stay unseen
-    connection.seen = (inbox.received, visits)  # after the reading: the next visit may be the one that finds the peer dead
-    if connection.full or (inbox.unfinished and inbox.received != before[0]):
+    connection.seen = inbox.received  # after the reading: the next visit may be the one that finds the peer dead
+    if connection.full or (inbox.unfinished and inbox.received != before):
         heart.put_off(now)
     payload = heart.due(now)
     if payload is not None:

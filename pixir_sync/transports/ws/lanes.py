@@ -30,22 +30,23 @@ class Lane:
         name: ``stream_id`` on the wire; None is the default lane.
         queue: batches with their sizes: undecoded messages, or, on a connection of several lanes, the server's objects.
         parked: the lock that its consumer waits on, under the connection's state lock.
-        poll: waits for something to read; from `Connection.begin` on.
+        poll, recv: wait for something to read, and read it; from `Connection.begin` on.
         open: whether what comes now is this lane's; before that it is left over from an earlier stream.
         cancelled, overflowed: set once, looked at by the reader and the consumer.
-        visits: how often the consumer came, so that the keepalive thread sees that it is away. sent: bytes of its frames.
+        sent: bytes of its frames.
     """
 
-    __slots__ = ("added", "cancelled", "name", "open", "overflowed", "parked", "poll", "queue", "sent", "taken", "visits")
+    __slots__ = ("added", "cancelled", "name", "open", "overflowed", "parked", "poll", "queue", "recv", "sent", "taken")
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name
         self.queue: deque[tuple[Batch, int]] = deque()
         self.parked: threading.Lock | None = None
         self.poll: Callable[[float], object]
+        self.recv: Callable[[int], bytes]
         self.open = False
         self.cancelled = self.overflowed = False
-        self.added = self.taken = self.visits = self.sent = 0
+        self.added = self.taken = self.sent = 0
 
     def put(self, batch: Batch, size: int) -> None:
         """Append what came; by the holder of the reading role."""

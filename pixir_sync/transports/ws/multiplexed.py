@@ -64,7 +64,6 @@ class Multiplexed(Connection):
 
     def receive(self, lane: Lane, deadline: Deadline) -> list[Any] | None:
         """As `Connection.receive`; the messages are decoded, to know whose they are."""
-        lane.visits += 1
         if not lane.queue:
             self._wait(lane, deadline)
         if lane.queue:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from itertools import islice
 from queue import SimpleQueue
 from typing import Any
 
@@ -208,10 +207,9 @@ class ConnectionPool:
     def peek(self, session: str | None, scope: str | None) -> list[Baseline]:
         """What a call may find to continue, the last used first. Takes no lock: the answer may be stale."""
         ledger = self._ledger
-        loose = list(ledger.loose.get(scope, ())) if session is None else []
-        holders = (ledger.sessions.get((scope, session)), *reversed(loose))
-        held = (h.connection.baseline for h in holders if h is not None and h.connection is not None)
-        return list(islice((baseline for baseline in held if baseline is not None), CANDIDATES))
+        loose = reversed(list(ledger.loose.get(scope, ()))) if session is None else ()
+        connections = [h.connection for h in (*loose, ledger.sessions.get((scope, session))) if h is not None]
+        return [held for c in connections if c is not None and (held := c.baseline) is not None][:CANDIDATES]
 
     def has_session(self, session: str, scope: str | None) -> bool:
         """Whether the session has a connection: in use, being opened, or idle and alive."""

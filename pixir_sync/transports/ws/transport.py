@@ -132,14 +132,12 @@ class WebSocketTransport(Transport):
             exchange = Exchange(call, self._config, self._frame_limit, held, lease.reset, partial(self._cancelled, lease))
             exchange.run_on(held if held is not None else self._open(call, lease, credential))
             proven = lease.reused
-            while call.assembler.terminal is None:
-                events = exchange.receive()
-                if events:
-                    if not proven:
-                        self._gate.succeeded(lease.key.url, lease.key.identity)
-                        proven = True
-                    yield events
-                    lease.thread = threading.get_ident()  # the stream may have gone to another thread
+            for events in exchange.batches():
+                if not proven:
+                    self._gate.succeeded(lease.key.url, lease.key.identity)
+                    proven = True
+                yield events
+                lease.thread = threading.get_ident()  # the stream may have gone to another thread
             keep = exchange.finish()
             self._share(cast("Connection | None", lease.connection))
             self._pool.give_back(lease, keep=keep)

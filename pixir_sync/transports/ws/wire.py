@@ -22,14 +22,17 @@ import socket
 import ssl
 import threading
 import weakref
+from collections.abc import Callable
 from time import monotonic
 
 from pixir_sync.deadline import Deadline
 
-__all__ = ["AT_MOST", "PIECE", "Poller", "TLSWire", "Wire", "wire_of"]
+__all__ = ["AGAIN", "AT_MOST", "PIECE", "READ", "Poller", "TLSWire", "Wire", "wire_of"]
 
-_READ = 65_536  # a TLS record has at most 16,384 bytes of text
-_AGAIN = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+READ = 65_536
+"""The bytes of one recv at most. A TLS record has at most 16,384 of text."""
+AGAIN = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+"""What says that nothing can be read or written now."""
 AT_MOST = 1.0
 """The longest wait in one piece, in seconds. A Ctrl-C that comes between the interpreter's last look for signals and the system
 call does not interrupt that, so it is seen after this; on a busy machine that gap is some milliseconds wide."""
@@ -52,21 +55,25 @@ class Wire:
         _outlive(self, sock)
 
     def recv(self) -> bytes | None:
-        """What is there, ``b""`` at the end, None where nothing is there yet. Raises OSError.
+        """What is there, ``b""`` at the end, None where nothing is there yet. Raises OSError."""
+        try:
+            return self.reader()(READ)
+        except AGAIN:
+            return None
+
+    def reader(self) -> Callable[[int], bytes]:
+        """What reads so many bytes at most, for who reads often: the system's own function. Raises OSError, of which `AGAIN`.
 
         Without the lock: it would be a fiftieth of what an event by itself costs.
         """
-        try:
-            return self._sock.recv(_READ)
-        except _AGAIN:
-            return None
+        return self._sock.recv
 
     def send(self, data: memoryview) -> int:
         """How many bytes were taken, 0 where none can be taken now. Raises OSError."""
         with self._io_lock:
             try:
                 return self._sock.send(data)
-            except _AGAIN:
+            except AGAIN:
                 return 0
 
     def wake(self) -> None:
@@ -100,12 +107,13 @@ class TLSWire(Wire):
 
     _sock: ssl.SSLSocket
 
-    def recv(self) -> bytes | None:
+    def reader(self) -> Callable[[int], bytes]:
+        return self._take
+
+    def _take(self, size: int) -> bytes:
         with self._io_lock:
             try:
-                return self._sock.read(_READ)  # which `SSLSocket.recv` calls, after a look at what we know
-            except _AGAIN:
-                return None
+                return self._sock.read(size)  # which `SSLSocket.recv` calls, after a look at what we know
             except ValueError:  # it is closed
                 raise OSError(errno.EBADF, "the socket is closed") from None
 

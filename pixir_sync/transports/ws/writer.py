@@ -131,7 +131,7 @@ class Writer:
         """
 
         def push() -> str:
-            if self._take(connection, lane, deadline.sooner(stall)):
+            if self._take(connection, lane, stall, deadline):
                 return self._push(connection, lane, data, stall, deadline)
             return Sent.STOPPED if not connection.alive or lane.stopped else Sent.STALLED
 
@@ -161,7 +161,8 @@ class Writer:
                 self._wire.wake()
             raise
 
-    def _take(self, connection: Reads, lane: Lane, limit: Deadline) -> bool:
+    def _take(self, connection: Reads, lane: Lane, stall: float | None, deadline: Deadline) -> bool:
+        limit: Deadline | None = None  # of the wait, where there has to be one
         while True:
             with self._state:
                 if not connection.alive or lane.stopped:
@@ -169,6 +170,7 @@ class Writer:
                 if self.holder is None:
                     self.holder = lane
                     return True
+                limit = limit or deadline.sooner(stall)
                 if limit.passed:
                     return False
                 turn = threading.Lock()
@@ -206,17 +208,17 @@ class Writer:
 
     def _push(self, connection: Reads, lane: Lane, data: bytes, stall: float | None, deadline: Deadline) -> str:
         view, begun = memoryview(data), False
-        limit = deadline.sooner(stall)
+        limit: Deadline | None = None  # of the wait for the next byte to be accepted
         while view:
             begun = begun or self._controls()  # before the frame: in the middle of it nothing may come between
             sent = self._wire.send(view[:_SLICE]) if begun else 0
             if sent:
                 lane.sent += sent
-                view = view[sent:]
-                limit = deadline.sooner(stall)
+                view, limit = view[sent:], None
                 continue
             if not connection.alive or lane.stopped:
                 return Sent.STOPPED
+            limit = limit or deadline.sooner(stall)
             if limit.passed:
                 return Sent.STALLED
             mask = select.POLLOUT | (select.POLLIN if connection.readable else 0)

@@ -19,10 +19,10 @@ from pixir_sync.deadline import Deadline
 from pixir_sync.network import tls_context
 from pixir_sync.protocol.frames import TEXT, frame
 from pixir_sync.transports.ws.connection import Connection
-from pixir_sync.transports.ws.lanes import Lane
+from pixir_sync.transports.ws.lanes import Lane, Visit
 from pixir_sync.transports.ws.multiplexed import Multiplexed
 from pixir_sync.transports.ws.upgrade import upgrade
-from pixir_sync.transports.ws.wire import TLSWire, Wire
+from pixir_sync.transports.ws.wire import AGAIN, TLSWire, Wire
 from tests.support.peer import DEADLINE
 from tests.support.ws_peer import WebSocketPeer
 
@@ -31,8 +31,8 @@ CREATE = b'{"type":"response.create"}'
 BEAT = Keepalive(interval=0.2, timeout=0.4)
 
 __all__ = [
-    "BEAT", "CREATE", "around_recv", "begun", "connected", "multiplexed", "no_role_is_held", "open_descriptor", "reads_held",
-    "receive", "send", "till_readable",
+    "BEAT", "CREATE", "Watched", "around_recv", "begun", "connected", "multiplexed", "no_role_is_held", "open_descriptor",
+    "reads_held", "receive", "send", "till_readable", "watched",
 ]  # fmt: skip
 
 
@@ -96,16 +96,54 @@ def till_readable(connection: Connection, deadline: float = DEADLINE) -> None:
 def around_recv(patch: pytest.MonkeyPatch, around: Callable[[Wire, Callable[[], bytes | None]], bytes | None]) -> None:
     """Let this be done for each read of a wire, which it is given with what makes the read."""
 
-    def patched(kind: type[Wire], recv: Callable[[Any], bytes | None]) -> None:
-        patch.setattr(kind, "recv", lambda wire: around(wire, lambda: recv(wire)))
+    def patched(kind: type[Wire], reader: Callable[[Any], Callable[[int], bytes]]) -> None:
+        def reader_around(wire: Wire) -> Callable[[int], bytes]:
+            recv = reader(wire)
+
+            def one(size: int) -> bytes | None:
+                try:
+                    return recv(size)
+                except AGAIN:
+                    return None
+
+            def read(size: int) -> bytes:
+                data = around(wire, lambda: one(size))
+                if data is None:
+                    raise BlockingIOError
+                return data
+
+            return read
+
+        patch.setattr(kind, "reader", reader_around)
 
     for kind in (Wire, TLSWire):
-        patched(kind, kind.recv)
+        patched(kind, kind.reader)
+
+
+class Watched:
+    """A lock in another's place that tells when somebody comes to it."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self.came = threading.Event()
+        self._lock = lock
+        self.release = lock.release
+
+    def acquire(self, timeout: float) -> bool:
+        self.came.set()
+        return self._lock.acquire(timeout=timeout)
+
+
+def watched(connection: Connection) -> Watched:
+    """The lock on which a consumer waits for the end of the visit that is going on."""
+    (visit,) = connection._reading.values()
+    assert isinstance(visit, Visit)
+    visit.over = Watched(visit.over)  # type: ignore[assignment]
+    return visit.over  # type: ignore[return-value]
 
 
 @contextmanager
-def reads_held() -> Iterator[None]:
-    """Whoever reads comes no further than to the read, until the block ends."""
+def reads_held(connection: Connection) -> Iterator[None]:
+    """Whoever reads comes no further than to the read, until the block ends; of this connection also who has begun to wait."""
     go = threading.Event()
 
     def held(wire: Wire, recv: Callable[[], bytes | None]) -> bytes | None:
@@ -114,6 +152,8 @@ def reads_held() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         around_recv(patch, held)
+        for lane in connection.lanes.values():
+            patch.setattr(lane, "recv", connection._wire.reader())
         try:
             yield
         finally:

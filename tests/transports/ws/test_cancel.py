@@ -42,7 +42,7 @@ from tests.transports.http.helpers import (
     wait_until,
 )
 from tests.transports.ws.conftest import PeerOf, ProviderOf
-from tests.transports.ws.connection_helpers import around_recv
+from tests.transports.ws.connection_helpers import around_recv, watched
 from tests.transports.ws.turn_helpers import Talk, how
 
 Run = tuple[Provider, ResponseStream, Callable[[], object]]
@@ -230,10 +230,9 @@ def test_a_consumer_that_waits_while_the_keepalive_thread_reads(
     assert reading.wait(DEADLINE)
     (connection,) = provider._websocket._pool.leased()  # type: ignore[union-attr]
     assert isinstance(connection, Connection)
-    (lane,) = connection.lanes.values()
-    before = lane.visits
+    visit = watched(connection)
     consumer = in_thread(lambda: run(stream, []))
-    wait_until(lambda: lane.visits > before, "the consumer to come")
+    assert visit.came.wait(DEADLINE)
     with took(0, 0.9):
         stream.cancel()
         go_on.set()

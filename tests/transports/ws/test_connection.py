@@ -27,7 +27,8 @@ import pixir_sync.transports.ws
 from pixir_sync import Cancelled, ConnectionLost, Keepalive, user
 from pixir_sync.deadline import Deadline
 from pixir_sync.protocol.frames import FrameParser
-from pixir_sync.transports.ws import inbox, keepalive, wire
+from pixir_sync.transports.ws import connection as connection_module
+from pixir_sync.transports.ws import inbox, keepalive
 from pixir_sync.transports.ws.connection import Connection
 from pixir_sync.transports.ws.lanes import Lane
 from tests.support.events import text_response
@@ -219,13 +220,13 @@ def test_an_interrupt_while_the_connection_ends_leaves_nobody_waiting(peer_of: P
 @in_a_thread_of_its_own
 def test_an_interrupted_stream_hands_over(first: str, peer_of: PeerOf) -> None:
     """Two streams, one reads for both. Wherever the first is interrupted, the other gets its message or an error."""
-    over, others = threading.Event(), list[Lane]()
+    over, came, others = threading.Event(), threading.Event(), list[Lane]()
 
     def script(wire: Wire) -> None:
         while True:
             name = wire.read_message(30).decode()
             other = others[-1]
-            wait_until(lambda: over.is_set() or other.parked is not None or (first == "parks" and other.visits > 0), "both")  # noqa: B023
+            wait_until(lambda: over.is_set() or other.parked is not None or came.is_set(), "both")  # noqa: B023
             wire.send({"type": "x", "stream_id": name})
 
     def reads(connection: Connection) -> None:
@@ -237,6 +238,7 @@ def test_an_interrupted_stream_hands_over(first: str, peer_of: PeerOf) -> None:
         with multiplexed(peer) as connection:
             mine, other = begun(connection, "a"), begun(connection, "b")
             over.clear()
+            came.clear()
             others.append(other)
             if first == "parks":
                 with connection._state:
@@ -247,6 +249,7 @@ def test_an_interrupted_stream_hands_over(first: str, peer_of: PeerOf) -> None:
                 if first == "parks":
                     with connection._state:
                         connection._release()
+                    came.set()
                 return receive(connection, other, deadline=30)
 
             with Interrupts(connection, at) as interrupts:
@@ -397,7 +400,7 @@ def test_a_flood_does_not_outlast_the_deadline(peer_of: PeerOf) -> None:
 
 def test_a_large_message_in_small_pieces_is_joined_in_linear_time(peer_of: PeerOf, monkeypatch: pytest.MonkeyPatch) -> None:
     """32 MB, read 4 KB at a time: each piece is copied once."""
-    monkeypatch.setattr(wire, "_READ", 4096)
+    monkeypatch.setattr(connection_module, "READ", 4096)
 
     def script(wire: Wire) -> None:
         wire.read_create()

@@ -55,7 +55,7 @@ def test_the_descriptor_outlives_the_one_who_is_at_it(end: str, role: str, peer_
         wait_until(inside, f"one who {role}")
         if end == "retire" and role == "reads":
             connection.writer.holder = object()  # so that it does not want to send a close frame below
-        with connection._wire._io_lock, reads_held():  # whoever is woken comes no further than this
+        with connection._wire._io_lock, reads_held(connection):  # whoever is woken comes no further than this
             ENDS[end](connection)
             assert not connection.alive and open_descriptor(number)
             others = [os.dup(0) for _ in range(20)]

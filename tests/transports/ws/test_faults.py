@@ -158,7 +158,7 @@ def test_a_reader_is_woken_without_tearing_tls_off_the_socket(peer_of: PeerOf) -
     peer = peer_of(holding)
     with connected(peer) as connection:
         lane = begun(connection)
-        with reads_held():  # the reader polls, and gets no further
+        with reads_held(connection):  # the reader polls, and gets no further
             reading = in_thread(lambda: receive(connection, lane, 2))
             peer.wait_connections(1)[0].send_all([MESSAGE] * 2, at_once=True)
             till_readable(connection)

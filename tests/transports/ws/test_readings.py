@@ -22,7 +22,16 @@ from tests.support.ws_peer import PING, PONG, TEXT, ClientGone, Wire
 from tests.support.ws_wire import frame_bytes
 from tests.transports.http.helpers import in_thread, wait_until
 from tests.transports.ws.conftest import PeerOf, ProviderOf
-from tests.transports.ws.connection_helpers import around_recv, begun, connected, open_descriptor, receive, send, till_readable
+from tests.transports.ws.connection_helpers import (
+    around_recv,
+    begun,
+    connected,
+    open_descriptor,
+    receive,
+    send,
+    till_readable,
+    watched,
+)
 
 MESSAGE = {"type": "response.created", "response": {"id": "resp_1"}}
 
@@ -153,28 +162,26 @@ def test_a_consumer_goes_on_as_soon_as_a_visit_is_over(peer_of: PeerOf, monkeypa
         lane = begun(connection)
         send(connection, lane)
         till_readable(connection)
-        recv = connection._wire.recv
 
-        def slow(wire: object) -> bytes | None:
+        def slow(wire: object, recv: Callable[[], bytes | None]) -> bytes | None:
             data = recv()
             if threading.current_thread() is visiting:
                 inside.set()
                 assert go_on.wait(10)
             return data
 
-        monkeypatch.setattr(type(connection._wire), "recv", slow)
+        around_recv(monkeypatch, slow)
         visiting = threading.Thread(target=connection.drain, args=(1,), daemon=True)
         visiting.start()
         assert inside.wait(5)
-        before = lane.visits
+        visit = watched(connection)
         consumer = in_thread(lambda: receive(connection, lane, 2, 50))
-        wait_until(lambda: lane.visits > before, "the consumer to come")
-        (visit,) = connection._reading.values()
+        assert visit.came.wait(5)
         more.set()
         go_on.set()
         assert [data["number"] for data in consumer.result(10)] == [0, 1]
         visiting.join(5)
-        assert isinstance(visit, lanes.Visit) and not connection.occupied
+        assert not connection.occupied
 
 
 @pytest.mark.parametrize("how", ["FIN", "reset", "close frame", "nonsense"])
