@@ -12,6 +12,7 @@ from pixir_sync.endpoints import OTHER, PRESETS, Preset, recognised
 from pixir_sync.protocol.checks import text as check_text
 from pixir_sync.protocol.errors import InvalidRequest
 from pixir_sync.protocol.retry import RetryPolicy, non_negative
+from pixir_sync.protocol.values import Value
 from pixir_sync.urls import join, split
 
 __all__ = ["BASE_VARIABLE", "TRANSPORTS", "Keepalive", "Network", "PoolOptions", "ProviderConfig", "Timeouts"]
@@ -20,8 +21,8 @@ BASE_VARIABLE = "OPENAI_BASE_URL"
 TRANSPORTS = ("auto", "websocket", "http_sse", "sse")
 
 
-@dataclass(frozen=True)
-class Timeouts:
+@dataclass(frozen=True, eq=False, repr=False)
+class Timeouts(Value):
     """The time limits of a call, in seconds; None = no limit. Raises `InvalidRequest` for a value that is not above 0.
 
     Attributes:
@@ -45,8 +46,8 @@ class Timeouts:
             non_negative(f"timeouts.{f.name}", getattr(self, f.name), optional=True, positive=True)
 
 
-@dataclass(frozen=True)
-class Keepalive:
+@dataclass(frozen=True, eq=False, repr=False)
+class Keepalive(Value):
     """Pings on WebSocket connections, in seconds: one every `interval`; without an answer for `timeout` the peer is dead."""
 
     interval: float = 20
@@ -57,8 +58,8 @@ class Keepalive:
             non_negative(f"keepalive.{f.name}", getattr(self, f.name), positive=True)
 
 
-@dataclass(frozen=True)
-class PoolOptions:
+@dataclass(frozen=True, eq=False, repr=False)
+class PoolOptions(Value):
     """The pool of connections.
 
     Attributes:
@@ -83,8 +84,8 @@ class PoolOptions:
             raise InvalidRequest(f"pool.lanes must be true or false, not {type(self.lanes).__name__}")
 
 
-@dataclass(frozen=True, repr=False)
-class Network:
+@dataclass(frozen=True, eq=False, repr=False)
+class Network(Value):
     """How to reach the server, for both transports alike.
 
     Attributes:
@@ -123,8 +124,8 @@ class Network:
         return f"<Network {' '.join(given) or 'default'}>"
 
 
-@dataclass(frozen=True, repr=False)
-class ProviderConfig:
+@dataclass(frozen=True, eq=False, repr=False)
+class ProviderConfig(Value):
     """Every option of `Provider`, as one value: ``Provider(config=ProviderConfig(model=…))``. The fields
     mean what `Provider` says of its options; options given beside it win over it.
     """

@@ -26,7 +26,7 @@ from pixir_sync.hooks.delivery import Hooks
 from pixir_sync.protocol.compare import copied
 from pixir_sync.protocol.errors import InvalidRequest, NotAuthenticated, PixirError
 from pixir_sync.protocol.intake import Known
-from pixir_sync.protocol.request import Body, Request, build
+from pixir_sync.protocol.request import Body, Outline, Request, build, outline
 from pixir_sync.protocol.result import Evidence
 from pixir_sync.protocol.retry import RequestRate
 from pixir_sync.refresh import Refresher
@@ -192,34 +192,40 @@ class Engine:
             made.fallback_message = f"{self._preset.title} offers no WebSocket"
         return made
 
-    def build(self, request: Request, *, quiet: bool = False, known: Known = ()) -> Body:
-        """The body of a request under this provider's defaults.
-
-        ``quiet``: it is only checked; a later build of the same warns, and compares all of what it begins with.
-        ``known``: the inputs that it may begin with.
-        """
+    def outline(self, request: Request) -> Outline:
+        """What a request asks for beside its input, under this provider's defaults. Raises `InvalidRequest`."""
         assert self.config.model is not None
         preset = self._preset
-        return build(
+        return outline(
             request,
             model=self.config.model,
             store=self.config.store,
             reasons=reasons if preset.encrypted_reasoning else None,
             stateless=None if preset.store else preset.title,
             cache_retention=preset.cache_retention,
-            warn=_nothing if quiet else log.warning,
-            known=known,
-            glance=quiet,
         )
 
-    def snapshot(self, request: Request, known: Known = (), on_payload: OnPayload | None = None) -> Body:
+    def check(self, request: Request, known: Known = ()) -> Outline:
+        """What `snapshot` would refuse now is refused, with `InvalidRequest`. ``known``: the inputs that it may begin with.
+
+        The snapshot of the same warns, and compares all of what it begins with.
+        """
+        found = self.outline(request)
+        build(found, warn=_nothing, known=known, glance=True)
+        return found
+
+    def build(self, request: Request) -> Body:
+        """The body of a request. Raises `InvalidRequest`."""
+        return build(self.outline(request), warn=log.warning)
+
+    def snapshot(self, found: Outline, known: Known = (), on_payload: OnPayload | None = None) -> Body:
         """The body of a request as it is now, and as ``on_payload`` wants it. Raises `InvalidRequest`."""
-        body = self.build(request, known=known)
+        found = found if found.constant else self.outline(found.given)
+        body = build(found, warn=log.warning, known=known)
         try:
-            body = body.frozen()  # of the tools and other fields, too: they are the caller's objects
             if on_payload is None:
-                return body
-            payload = body.payload
+                return body.frozen(constant=found.constant)  # else its fields are the caller's objects: its tools, say
+            payload = body.frozen().payload
             changed = on_payload(payload)
             return body.replaced(copied(payload if changed is None else changed))  # who wrote it may keep it, and change it later
         except RecursionError:

@@ -127,14 +127,14 @@ class Provider:
             if value is not None:
                 check_text(name, value)
         known = engine.transports[engine.order[0]].known(session, scope)
-        engine.build(made, quiet=True, known=known)
+        outline = engine.check(made, known)
         if cancel is not None and not isinstance(cancel, CancelToken):
             raise InvalidRequest(f"cancel must be a CancelToken, not {type(cancel).__name__}")
         if on_payload is not None and not callable(on_payload):
             raise InvalidRequest(f"on_payload must be callable, not {type(on_payload).__name__}")
         turn = Turn(
             engine,
-            made,
+            outline,
             session=session,
             scope=scope,
             timeouts=self._timeouts(timeouts),
@@ -157,8 +157,8 @@ class Provider:
         """
         self._check_session(session, scope)
         engine, made = self._open(), make_request(request, {})
-        engine.build(made, quiet=True)
-        return self._websocket is not None and warm_up(engine, self._websocket, made, session, scope)
+        outline = engine.check(made)
+        return self._websocket is not None and warm_up(engine, self._websocket, outline, session, scope)
 
     def probe(self) -> str:
         """Make a tiny call; the id of the model that answered. Raises what the call raises."""

@@ -28,7 +28,7 @@ from pixir_sync.protocol.classify import from_event
 from pixir_sync.protocol.errors import Cancelled, ConnectionLost, InvalidRequest, PixirError, ProviderClosed, TotalTimeout
 from pixir_sync.protocol.events import IGNORED, Event, Terminal, is_output, is_terminal, kind_of
 from pixir_sync.protocol.outcome import Ending
-from pixir_sync.protocol.request import Request
+from pixir_sync.protocol.request import Outline
 from pixir_sync.protocol.result import Result
 from pixir_sync.protocol.turn import GATED, Action, Decision, Situation, decide, own_words
 from pixir_sync.transports.base import Call
@@ -49,7 +49,7 @@ class Turn:
     def __init__(
         self,
         engine: Engine,
-        request: Request,
+        outline: Outline,
         *,
         session: str | None,
         scope: str | None,
@@ -63,7 +63,7 @@ class Turn:
         self.evidence = engine.evidence()
         self.assembler = ResultAssembler()
         self.consumer: int | None = None  # the thread that asked for the last batch of events
-        self._request = request
+        self._outline = outline
         self._session, self._scope = session, scope
         self._timeouts, self._headers = timeouts, headers
         self._on_payload, self._parent = on_payload, cancel
@@ -116,7 +116,7 @@ class Turn:
         self._check_cancel()
         self.engine.stats.fold()
         known = self._transport.known(self._session, self._scope) if self._on_payload is None else ()
-        body = self.engine.snapshot(self._request, known, self._on_payload)
+        body = self.engine.snapshot(self._outline, known, self._on_payload)
         self._model = body.fields["model"]
         self._parse = body.parse
         self._situation.stores, self._situation.caller_managed = body.stores, body.caller_managed

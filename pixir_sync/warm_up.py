@@ -14,7 +14,7 @@ from pixir_sync.deadline import Deadline
 from pixir_sync.engine import Engine, log
 from pixir_sync.protocol.errors import PixirError
 from pixir_sync.protocol.events import IGNORED
-from pixir_sync.protocol.request import Request
+from pixir_sync.protocol.request import Outline
 from pixir_sync.protocol.result import Evidence, Usage
 from pixir_sync.transports.base import Call, Transport
 
@@ -26,9 +26,9 @@ LIMIT = 8.0
 _numbers = count()
 
 
-def warm_up(engine: Engine, transport: Transport, request: Request, session: str, scope: str | None) -> bool:
+def warm_up(engine: Engine, transport: Transport, outline: Outline, session: str, scope: str | None) -> bool:
     """Whether the server prepared this request on the session's connection. Raises `InvalidRequest` for a wrong request only."""
-    body = engine.snapshot(request, transport.known(session, scope))
+    body = engine.snapshot(outline, transport.known(session, scope))
     body = replace(body, fields=body.fields | {"generate": False})
     secrets: list[str] = []
     call = Call(

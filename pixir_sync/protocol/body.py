@@ -30,7 +30,7 @@ def stores(body: Mapping[str, Any]) -> bool:
     return any(tool.get("type") not in ("function", "custom") for tool in tools if isinstance(tool, Mapping))
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class Body:
     """A checked request, ready to be sent. It is not changed.
 
@@ -83,9 +83,12 @@ class Body:
         """Some of the items as the server accepts them. Raises `InvalidRequest` for what it would refuse."""
         return for_full_input(items, store=bool(self.fields.get("store")), model=self.fields["model"], origin_of=origin_of)
 
-    def frozen(self) -> Body:
-        """The body as it is now, whatever the caller does to its objects. Raises RecursionError for what contains itself."""
-        fields, rest = copied(self.fields), snapshot(self.rest)
+    def frozen(self, *, constant: bool = False) -> Body:
+        """The body as it is now, whatever the caller does to its objects. Raises RecursionError for what contains itself.
+
+        ``constant``: of its fields none is the caller's object.
+        """
+        fields, rest = self.fields if constant else copied(self.fields), snapshot(self.rest)
         return Body(fields, rest, self.parse, self.stores, self.caller_managed, self.held, self.settled)
 
     def replaced(self, payload: Any) -> Body:

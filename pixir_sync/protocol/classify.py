@@ -115,7 +115,7 @@ CLOSE_CODES: dict[int, tuple[type[PixirError], bool]] = {
 }
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class _Facts:
     """What a server said, whichever shape it chose."""
 

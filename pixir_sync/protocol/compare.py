@@ -14,7 +14,7 @@ from typing import Any
 
 from pixir_sync.protocol.codec import CodecError, loads
 
-__all__ = ["copied", "kept", "same_item", "snapshot"]
+__all__ = ["LEAVES", "copied", "kept", "same_item", "snapshot"]
 
 # What is ignored of an item, and what of whatever is inside it: an id in there may be part of what is said.
 _IGNORED = frozenset({"id", "status", "annotations", "logprobs", "metadata"})
@@ -31,20 +31,21 @@ def snapshot(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [copied(item) for item in items]
 
 
-_LEAVES = frozenset({str, int, float, bool, type(None)})
+LEAVES = frozenset({str, int, float, bool, type(None)})
+"""What cannot change."""
 
 
 def copied(value: Any) -> Any:
     """A value with every container copied and every leaf shared. Raises RecursionError for one that contains itself."""
     if isinstance(value, dict):
         made = dict(value)
-        if not _LEAVES.issuperset(map(type, made.values())):  # most items hold nothing but text: half of the work
+        if not LEAVES.issuperset(map(type, made.values())):  # most items hold nothing but text: half of the work
             for key, inner in made.items():
-                if type(inner) not in _LEAVES:
+                if type(inner) not in LEAVES:
                     made[key] = copied(inner)
         return made
     if isinstance(value, (list, tuple)):
-        return [inner if type(inner) in _LEAVES else copied(inner) for inner in value]
+        return [inner if type(inner) in LEAVES else copied(inner) for inner in value]
     return value if isinstance(value, str) or not isinstance(value, Mapping) else copied(dict(value))
 
 

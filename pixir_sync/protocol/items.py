@@ -12,10 +12,10 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
+from pixir_sync.protocol.checks import nearest
 from pixir_sync.protocol.codec import CodecError, dumps
 from pixir_sync.protocol.errors import InvalidRequest
 from pixir_sync.protocol.history import CALLS, OUTPUTS, for_full_input, repair
@@ -194,11 +194,6 @@ def _hint(item: Any) -> str:
     return "; model_dump(exclude_none=True) makes one of it" if hasattr(item, "model_dump") else ""
 
 
-def _nearest(word: Any, known: Sequence[str]) -> str:
-    near = get_close_matches(word, known, n=1, cutoff=0.75) if isinstance(word, str) else []
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
 def _any_item(item: _Item, at: int) -> None:
     """An item of a kind that needs no check, or a word that is nearly one that does."""
     problem = _problem(item["type"])
@@ -210,8 +205,8 @@ def _any_item(item: _Item, at: int) -> None:
 def _problem(kind: str) -> str | None:
     if kind in _INPUT_PARTS or kind in ("output_text", "refusal", "text", "image_url"):
         return " is a part of a message, not an item: user() makes a message of parts"
-    near = get_close_matches(kind, list(_CHECKS), n=1, cutoff=0.9)
-    return f".type is unknown; did you mean {near[0]!r}?" if near else None
+    hint = nearest(kind, _CHECKS, 0.9)
+    return f".type is unknown{hint}" if hint else None
 
 
 _CHAT_FIELDS = frozenset({"tool_calls", "function_call", "tool_call_id"})
@@ -225,7 +220,7 @@ def _check_message(item: _Item, at: int) -> None:
     if role is None and "type" not in item:
         raise InvalidRequest(f"history[{at}].type is missing; only a message, with role and content, may be without it")
     if role not in ROLES:
-        raise InvalidRequest(f"history[{at}].role must be one of {', '.join(ROLES)}{_nearest(role, ROLES)}")
+        raise InvalidRequest(f"history[{at}].role must be one of {', '.join(ROLES)}{nearest(role, ROLES, 0.75)}")
     content = item.get("content")
     if isinstance(content, str):
         return

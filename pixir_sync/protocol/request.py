@@ -5,6 +5,7 @@ Rules kept here:
 * A wrong field is `InvalidRequest` that names it (and the nearest name), before any network.
 * An option that was not given is absent from the body, never null; 0 and 0.0 are values and are sent.
 * One builder makes the body for every transport and for the preview; a transport adds only its own envelope.
+* It works in two steps, the fields and the input: fields that cannot change are read once, when `stream()` checks them.
 * Where the caller names ``previous_response_id`` or ``conversation`` it owns the context: its input goes as it is.
 """
 
@@ -12,18 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
 
 from pixir_sync.protocol import checks
 from pixir_sync.protocol.body import Body, stores
 from pixir_sync.protocol.checks import RESERVED
+from pixir_sync.protocol.compare import LEAVES
 from pixir_sync.protocol.errors import InvalidRequest
 from pixir_sync.protocol.intake import Known, take_in
 from pixir_sync.protocol.result import JsonData, made_of
 from pixir_sync.protocol.schema import check_tools, output_format
 
-__all__ = ["Body", "Request", "build", "make_request", "unknown_name"]
+__all__ = ["Body", "Outline", "Request", "build", "make_request", "outline", "unknown_name"]
 
 # Fields whose name and value go into the body as they are.
 _VERBATIM = frozenset({
@@ -41,7 +42,7 @@ _WIRE_ONLY = frozenset({
 })  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Request(JsonData):
     """One model call. Every field is optional; None means: not sent, or the provider's default.
 
@@ -115,8 +116,7 @@ _NAMES = tuple(f.name for f in fields(Request))
 
 def unknown_name(what: str, name: str, known: Sequence[str]) -> InvalidRequest:
     """The error for a name that does not exist, with the nearest one that does."""
-    near = get_close_matches(name, known, n=1)
-    return InvalidRequest(f"unknown {what} {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return InvalidRequest(f"unknown {what} {name!r}{checks.nearest(name, known)}")
 
 
 def make_request(request: Any, given: Mapping[str, Any]) -> Request:
@@ -167,47 +167,75 @@ def _named(given: Mapping[str, Any], what: str) -> dict[str, Any]:
     return named
 
 
-def build(
+class Outline(NamedTuple):
+    """What a request asks for beside its input, checked.
+
+    Attributes:
+        given: the request as the caller gave it. request: with those further fields in their places that decide how its input is
+            sent. fields: of the body.
+        parse, stores: as `Body` has them.
+        constant: it holds nothing but text, numbers and truths, so that it is the same whenever it is read.
+    """
+
+    given: Request
+    request: Request
+    fields: dict[str, Any]
+    parse: Callable[[Any], Any] | None
+    stores: bool
+    constant: bool
+
+    def __repr__(self) -> str:
+        return f"<Outline fields={len(self.fields)} constant={self.constant}>"
+
+
+def outline(
     request: Request,
     *,
     model: str,
     store: bool,
     reasons: Callable[[str], bool] | None,
-    warn: Callable[[str], None],
-    known: Known = (),
-    glance: bool = False,
     stateless: str | None = None,
     cache_retention: bool = True,
-) -> Body:
-    """The body of a request. Raises `InvalidRequest` that names the field.
+) -> Outline:
+    """All but the input of a request. Raises `InvalidRequest` that names the field.
 
     Args:
         model, store: the provider's defaults.
         reasons: whether a model reasons, so that its encrypted reasoning can be asked for; None where the server has none.
-        warn: told, without any content, what the repair of the history left out.
-        known: the inputs that connections hold and that the history may begin with. glance: see `take_in`.
         stateless: the name of a server that keeps no responses. cache_retention: whether ``prompt_cache_retention`` is sent.
     """
-    request, given = _lifted(request, checks.check(request))
+    asked = request
+    request, given = _lifted(asked, checks.check(asked))
     store = store if request.store is None else request.store
     if stateless is not None and store:
         raise InvalidRequest(f"store: {stateless} keeps no responses, store must be false")
-    managed = request.caller_managed
-    context = (request.developer_context or "").strip()
-    held, settled, rest = take_in(request.history, context, known, managed=managed, warn=warn, glance=glance)
-    if not settled and not rest and not (managed and request.conversation is not None):
-        raise InvalidRequest("history is empty: there is nothing to answer")
     body: dict[str, Any] = {"model": request.model or model}
     _plain(body, given)
     _tools(body, request)
     parse = _format(body, request)
     body["store"] = store
-    if not store and not managed and reasons is not None and (reasons(body["model"]) or "reasoning" in body):
+    if not store and not request.caller_managed and reasons is not None and (reasons(body["model"]) or "reasoning" in body):
         body["include"] = list(dict.fromkeys([*body.get("include", ()), "reasoning.encrypted_content"]))
     _extra(body, request.extra_body or {})
     if not cache_retention:
         body.pop("prompt_cache_retention", None)
-    return Body(body, rest, parse, stores(body), managed, held, settled)
+    constant = LEAVES.issuperset(map(type, (given | {"history": None}).values()))
+    return Outline(asked, request, body, parse, stores(body), constant)
+
+
+def build(outline: Outline, *, warn: Callable[[str], None], known: Known = (), glance: bool = False) -> Body:
+    """The body of a request, with its history as it is now. Raises `InvalidRequest` that names the item and the field.
+
+    Args:
+        warn: told, without any content, what the repair of the history left out.
+        known: the inputs that connections hold and that the history may begin with. glance: see `take_in`.
+    """
+    request = outline.request
+    managed, context = request.caller_managed, (request.developer_context or "").strip()
+    held, settled, rest = take_in(request.history, context, known, managed=managed, warn=warn, glance=glance)
+    if not settled and not rest and not (managed and request.conversation is not None):
+        raise InvalidRequest("history is empty: there is nothing to answer")
+    return Body(outline.fields, rest, outline.parse, outline.stores, managed, held, settled)
 
 
 def _lifted(request: Request, given: dict[str, Any]) -> tuple[Request, dict[str, Any]]:

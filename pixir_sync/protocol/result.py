@@ -14,13 +14,15 @@ from dataclasses import MISSING, dataclass, field, fields
 from operator import attrgetter
 from typing import Any, Literal, Self, TypeVar
 
+from pixir_sync.protocol.values import Value
+
 __all__ = ["Evidence", "FinishReason", "FunctionCall", "JsonData", "Result", "Usage", "made_of", "usage_counts"]
 
 T = TypeVar("T")
 FinishReason = Literal["stop", "tool_calls", "length", "content_filter", "steered"]
 
 
-class JsonData:
+class JsonData(Value):
     """Conversion to and from JSON by dataclasses-json, for a data class that inherits it. Unknown keys are left out."""
 
     def to_dict(self, encode_json: bool = False) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def made_of(kind: type[T], fields: Mapping[str, Any]) -> T:
     return made
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FunctionCall(JsonData):
     """A tool call that waits for its output.
 
@@ -100,7 +102,7 @@ def _first(raw: Any, *names: str) -> int:
     return 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Usage(JsonData):
     """Token counts in one naming, read from either of the two that servers use. Every field is in tokens.
 
@@ -195,7 +197,7 @@ _OF_A_CALL = {"transport_preference", "fallback_reason", "fallback_message", "at
 _OF_AN_ATTEMPT = {f.name: f.default for f in fields(Evidence) if f.name not in _OF_A_CALL and f.default is not MISSING}
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result(JsonData):
     """The outcome of one call. ``str(result)`` is its text.
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pixir_sync.protocol.errors import InvalidRequest
+from pixir_sync.protocol.values import Value
 
 __all__ = ["Breaker", "Replay", "RequestRate", "RetryPolicy", "non_negative", "retry_after"]
 
@@ -36,8 +37,8 @@ def non_negative(
         raise InvalidRequest(f"{name} must be a {kind} {bound}{', or None' if optional else ''}, not {given}")
 
 
-@dataclass(frozen=True)
-class RetryPolicy:
+@dataclass(frozen=True, eq=False, repr=False)
+class RetryPolicy(Value):
     """How often and how long after a failure the same call is sent again. Times in seconds.
 
     Attributes:

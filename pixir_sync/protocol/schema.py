@@ -11,12 +11,12 @@ Rules kept here:
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from pixir_sync.protocol.checks import nearest
 from pixir_sync.protocol.errors import InvalidRequest
 from pixir_sync.protocol.records import is_record, type_hints
 from pixir_sync.protocol.shapes import Compiler, Schema, described, object_schema, schema_of, shape_of, value_of
@@ -33,9 +33,8 @@ _tool_name = re.compile(r"[A-Za-z0-9_.:-]{1,64}").fullmatch
 def _refuse_unknown(given: Iterable[Any], known: tuple[str, ...], where: str) -> None:
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1, 0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise InvalidRequest(f"{where}.{key}: unknown key; {hint}")
+            hint = nearest(str(key), known, 0.5) or f"; known are {', '.join(known)}"
+            raise InvalidRequest(f"{where}.{key}: unknown key{hint}")
 
 
 def _check_kind(value: Any, kind: type, where: str) -> None:

@@ -55,7 +55,7 @@ class Action(Enum):
     HTTP = "http"
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class Situation:
     """What the table looks at besides the error itself.
 

@@ -25,7 +25,7 @@ from pixir_sync.protocol.result import Evidence
 __all__ = ["Call", "Transport"]
 
 
-@dataclass(slots=True, repr=False)
+@dataclass(eq=False, repr=False)
 class Call:
     """One call, over all its attempts.
 

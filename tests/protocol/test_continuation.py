@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pixir_sync.protocol.compare import kept, snapshot
 from pixir_sync.protocol.continuation import FIELD_RULES, Baseline, Delta, Draft, FieldRule, Full, begins_with, plan
 from pixir_sync.protocol.items import assistant, repair, tool_output, user
-from pixir_sync.protocol.request import Body, Request, build
+from pixir_sync.protocol.request import Body, Request, build, outline
 from tests.protocol.context_model import Server, canonical, meaning
 
 FIELDS: dict[str, Any] = {"model": "m", "store": False, "instructions": "be brief"}
@@ -156,7 +156,7 @@ def test_every_field_of_a_request_has_a_decision() -> None:
     }  # fmt: skip
     left_out = {"developer_context", "conversation", "extra_body"}
     assert everything.keys() | left_out == {f.name for f in dataclass_fields(Request)}
-    body = build(Request(**everything), model="m", store=False, reasons=lambda m: False, warn=pytest.fail)
+    body = build(outline(Request(**everything), model="m", store=False, reasons=lambda m: False), warn=pytest.fail)
     assert body.payload.keys() <= FIELD_RULES.keys()
     assert FIELD_RULES["conversation"] is FieldRule.CALLER
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pixir_sync.protocol.errors import InvalidRequest
 from pixir_sync.protocol.items import assistant, tool_output, user
-from pixir_sync.protocol.request import Body, Request, build, make_request, unknown_name
+from pixir_sync.protocol.request import Body, Request, build, make_request, outline, unknown_name
 
 Json = dict[str, Any]
 
@@ -29,7 +29,8 @@ def body_of(
     made = make_request(request, given)
     asks = None if reasons is None else lambda model: reasons
     stateless = "the ChatGPT backend" if chatgpt else None
-    return build(made, model="m", store=keeps, reasons=asks, warn=warn, stateless=stateless, cache_retention=not chatgpt)
+    found = outline(made, model="m", store=keeps, reasons=asks, stateless=stateless, cache_retention=not chatgpt)
+    return build(found, warn=warn)
 
 
 def wire(request: Any = "Hi", **given: Any) -> Json:
@@ -251,8 +252,8 @@ def test_the_library_repairs_what_it_owns() -> None:
     assert [item["type"] for item in wire([call(1)])["input"]] == ["function_call", "function_call_output"]
     assert wire([call(1)], previous_response_id="r")["input"] == [call(1)]
     warned: list[str] = []
-    build(Request(history=[user("Hi"), tool_output("c9", "zebra")]), model="m", store=False,
-          reasons=lambda model: False, warn=warned.append)  # fmt: skip
+    found = outline(Request(history=[user("Hi"), tool_output("c9", "zebra")]), model="m", store=False, reasons=None)
+    build(found, warn=warned.append)
     assert len(warned) == 1 and "zebra" not in warned[0]
 
 
@@ -314,7 +315,7 @@ def test_no_history_is_ever_changed(history: list[Json], store: bool, managed: b
     history.insert(0, user("Hi"))
     before = deepcopy(history)
     request = Request(history=history, store=store, previous_response_id="r" if managed else None)
-    body = build(request, model="m", store=False, reasons=lambda model: True, warn=lambda message: None)
+    body = build(outline(request, model="m", store=False, reasons=lambda model: True), warn=lambda message: None)
     sent = body.full(lambda content: "m" if content == "e0" else "other")["input"]
     assert history == before
     if managed:

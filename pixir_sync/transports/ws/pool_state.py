@@ -97,7 +97,7 @@ class Idle:
     claimed: bool = False
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class Waiter:
     """A call that asks for a connection. It gets a lease, or claims to choose from; until then it is parked on its own lock."""
 
