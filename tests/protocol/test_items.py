@@ -273,6 +273,11 @@ def test_a_long_history_is_checked_in_one_pass() -> None:
 def test_a_kind_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Finding the nearest name is slow: a history repeats its few kinds."""
     looked: list[str] = []
-    monkeypatch.setattr(items, "nearest", lambda word, *rest: looked.append(word) or "")
+
+    def nearest(word: str, *rest: object) -> str:
+        looked.append(word)
+        return ""
+
+    monkeypatch.setattr(items, "nearest", nearest)
     check_history([{"type": f"kind_{n % 3}_of_next_year"} for n in range(300)])
     assert len(looked) == 3

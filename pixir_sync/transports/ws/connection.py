@@ -1,6 +1,6 @@
 """`Connection`: one open WebSocket with one stream at a time, which reads the socket on the thread that waits for its events.
 
-Nothing stands between a waiting consumer and its socket: it polls, receives, and has the messages in its hands. While it is
+Nothing stands between a waiting consumer and its socket: it receives, and has the messages in its hands. While it is
 away the keepalive thread reads for it. Which of the two reads is all that must be settled for each event, so it is settled
 without a lock: the *reading role* is a place in a dict that ``setdefault`` takes in one atomic step. (With the role under the
 state lock, and each batch in a queue, as `multiplexed` needs it, an event costs 260 bytecodes more.)
@@ -15,7 +15,8 @@ Rules kept here (tests/transports/ws/solo.py has a model of them; each was left 
 5. To stop a stream is to set its flag first and to wake the reader second; the reader looks at the flag after it was woken.
 6. All of the consumer's wait lies in one ``try``, whose handler gives the role back by identity.
 7. `_dirty` is true from before recv until what came is in the hands of whoever called. An exception in between condemns the
-   connection, because bytes are lost; one that comes while nothing is in hand only gives the role back.
+   connection, because bytes are lost; one that comes while nothing is in hand only gives the role back. (Where recv itself
+   waits, nobody can tell the two apart.)
 8. Locks are entered by ``with`` only, and no path holds two. Nothing here takes a lock in a finaliser, to stop a stream, or to
    wake.
 9. Bytes that come while no stream is open belong to none: a stream takes the role once before it begins, and empties the
@@ -111,7 +112,7 @@ class Connection(Mortal):
         Raises the error that the connection died of.
         """
         lane.poll = Poller(self._wire).poll  # 370 bytes, which a connection need not hold while it is idle
-        lane.recv = self._wire.reader()
+        lane.recv, lane.waits = self._wire.reader(), self._wire.waits
         with self._state:
             self.lanes[lane.name] = lane
         if self._cut:
@@ -195,7 +196,7 @@ class Connection(Mortal):
         """
         while self.death is None and not lane.cancelled:
             left = deadline.at - monotonic()
-            if lane.poll(PIECE if left >= AT_MOST else left * 1000 if left > 0 else 0):
+            if (lane.waits or lane.poll(PIECE)) if left >= AT_MOST else lane.poll(left * 1000 if left > 0 else 0):
                 self._dirty = True
                 try:
                     data = lane.recv(READ)

@@ -30,13 +30,13 @@ class Lane:
         name: ``stream_id`` on the wire; None is the default lane.
         queue: batches with their sizes: undecoded messages, or, on a connection of several lanes, the server's objects.
         parked: the lock that its consumer waits on, under the connection's state lock.
-        poll, recv: wait for something to read, and read it; from `Connection.begin` on.
+        poll, recv: wait for something to read, and read it; from `Connection.begin` on. waits: whether recv waits, too.
         open: whether what comes now is this lane's; before that it is left over from an earlier stream.
         cancelled, overflowed: set once, looked at by the reader and the consumer.
         sent: bytes of its frames.
     """
 
-    __slots__ = ("added", "cancelled", "name", "open", "overflowed", "parked", "poll", "queue", "recv", "sent", "taken")
+    __slots__ = ("added", "cancelled", "name", "open", "overflowed", "parked", "poll", "queue", "recv", "sent", "taken", "waits")
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name
@@ -44,7 +44,7 @@ class Lane:
         self.parked: threading.Lock | None = None
         self.poll: Callable[[float], object]
         self.recv: Callable[[int], bytes]
-        self.open = False
+        self.open = self.waits = False
         self.cancelled = self.overflowed = False
         self.added = self.taken = self.sent = 0
 

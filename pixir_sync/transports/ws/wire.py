@@ -6,6 +6,9 @@ Rules kept here:
   one writing, hang or crash (1 to 14 % of first exchanges, a known defect of the interpreter). Of a plain socket the system lets
   one thread read while another writes.
 * A recv takes more than a TLS record can hold, so none leaves decrypted bytes behind that poll would not see.
+* Where it can, a reader waits in recv itself (`WaitingWire`) and not in poll before it: a tenth of what an event by itself costs.
+  A signal whose handler returns begins such a wait anew. So under signals that come closer than `AT_MOST` a limit is seen when
+  something comes, and that is a pong at the latest. Nothing else on such a socket waits: it is asked not to, call by call.
 * `wake` takes no lock. It shuts the raw socket down, under TLS too, which wakes whoever polls; closing would not.
 * The descriptor is closed only when nobody is in `wake`: the number could be another file's by then. A closer that finds somebody
   there leaves the closing to him.
@@ -20,14 +23,16 @@ import errno
 import select
 import socket
 import ssl
+import struct
 import threading
 import weakref
 from collections.abc import Callable
 from time import monotonic
+from types import BuiltinFunctionType, MethodDescriptorType
 
 from pixir_sync.deadline import Deadline
 
-__all__ = ["AGAIN", "AT_MOST", "PIECE", "READ", "Poller", "TLSWire", "Wire", "wire_of"]
+__all__ = ["AGAIN", "AT_MOST", "PIECE", "READ", "Poller", "TLSWire", "WaitingWire", "Wire", "wire_of"]
 
 READ = 65_536
 """The bytes of one recv at most. A TLS record has at most 16,384 of text."""
@@ -38,12 +43,19 @@ AT_MOST = 1.0
 call does not interrupt that, so it is seen after this; on a busy machine that gap is some milliseconds wide."""
 PIECE = AT_MOST * 1000
 """The same in milliseconds, as poll wants it."""
+_TIMEVAL = struct.pack("@ll", int(AT_MOST), 0)  # and as sockets want it: seconds, microseconds
 
 
 class Wire:
-    """A connected, non-blocking TCP socket. Threads share it; who may read and who may write is the connection's business."""
+    """A connected, non-blocking TCP socket. Threads share it; who may read and who may write is the connection's business.
+
+    Attributes:
+        waits: whether what `reader` gives waits for something to read, for `AT_MOST`.
+    """
 
     __slots__ = ("__weakref__", "_io_lock", "_sock", "_wakers", "closed", "fileno")
+
+    waits = False
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -100,6 +112,27 @@ class Wire:
         self._sock.close()  # nobody is in it, whatever an interrupt left in the books
 
 
+class WaitingWire(Wire):
+    """The same of a socket that blocks, made by `wire_of`: a recv waits, unless it is asked not to."""
+
+    __slots__ = ()
+
+    waits = True
+
+    def recv(self) -> bytes | None:
+        try:
+            return self._sock.recv(READ, socket.MSG_DONTWAIT)
+        except AGAIN:
+            return None
+
+    def send(self, data: memoryview) -> int:
+        with self._io_lock:
+            try:
+                return self._sock.send(data, socket.MSG_DONTWAIT)
+            except AGAIN:
+                return 0
+
+
 class TLSWire(Wire):
     """The same over TLS."""
 
@@ -119,8 +152,16 @@ class TLSWire(Wire):
 
 
 def wire_of(sock: socket.socket) -> Wire:
-    """The wire that suits a socket."""
-    return TLSWire(sock) if isinstance(sock, ssl.SSLSocket) else Wire(sock)
+    """The wire that suits a connected, non-blocking socket."""
+    if isinstance(sock, ssl.SSLSocket):
+        return TLSWire(sock)
+    # Not under gevent, where a call of the system's that waits holds up everybody.
+    if isinstance(type(sock).recv, MethodDescriptorType) and isinstance(select.poll, BuiltinFunctionType):
+        with contextlib.suppress(OSError):  # a system that wants the time in another form
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL)
+            sock.setblocking(True)
+            return WaitingWire(sock)
+    return Wire(sock)
 
 
 class _Last(weakref.ref[Wire]):

@@ -19,7 +19,7 @@ from typing import NamedTuple
 __all__ = ["Found", "Model", "State", "search"]
 
 CONSUMER, VISITOR, WRITER, KILLER = "consumer", "visitor", "writer", "killer"
-INSIDE = ("poll", "ready")
+INSIDE = ("poll", "recv", "ready")
 """The places at which a thread is in the socket, or about to be without another look at death."""
 
 
@@ -47,9 +47,10 @@ Step = tuple[str, State]
 
 @dataclass(frozen=True)
 class Model:
-    """Each step as a function of the state; ``mutant`` names the rule that is broken."""
+    """Each step as a function of the state; ``mutant`` names the rule that is broken. ``waits``: in recv, not in poll."""
 
     mutant: str = ""
+    waits: bool = False
 
     # Leaving: rule 4.
 
@@ -88,7 +89,9 @@ class Model:
                 yield "consumer finds the queue empty", _at(s, CONSUMER, "looks")
         elif place == "looks":
             over = (s.dead and self.mutant != "death before the role") or s.flag
-            yield "consumer looks", _at(s, CONSUMER, "gives" if over else "poll")
+            yield "consumer looks", _at(s, CONSUMER, "gives" if over else "recv" if self.waits else "poll")
+        elif place == "recv" and (s.bytes or s.end):
+            yield from self.receives(s, CONSUMER, "gives" if s.bytes else "looks")
         elif place == "poll" and (s.bytes or s.end):
             yield "consumer is woken", _at(s, CONSUMER, "ready")
         elif place == "ready":
@@ -124,13 +127,13 @@ class Model:
 
     def interrupt(self, s: State) -> Iterator[Step]:
         """`_interrupted`, one section: an exception between any two steps of the wait. With bytes in hand they are lost."""
-        if s.consumer not in ("waits", "has", "looks", "poll", "ready", "gives"):
+        if s.consumer not in ("waits", "has", "looks", "poll", "recv", "ready", "gives"):
             return
         if self.mutant == "an interrupt keeps the role":
             yield "consumer is interrupted", _at(s, CONSUMER, "away")
             return
         mine = s.role == CONSUMER or self.mutant == "an interrupt gives back anyone's role"
-        dirty = s.role == CONSUMER and s.consumer == "ready"
+        dirty = s.role == CONSUMER and s.consumer in ("ready", "recv")
         after = changed(s, role="" if mine else s.role)
         if dirty and self.mutant != "dirty is not condemned":
             after = changed(after, dead=True, end=True, bytes=False)
@@ -184,7 +187,7 @@ class Model:
         """What may happen at any time, or never."""
         if s.consumer == "away":
             yield "consumer calls", _at(s, CONSUMER, "wants")
-        if s.consumer == "poll":
+        if s.consumer in ("poll", "recv"):
             yield "consumer is late", _at(s, CONSUMER, "gives")
         yield from self.interrupt(s)
         if s.visitor == "away" and not s.role:
@@ -214,8 +217,8 @@ def stuck(s: State) -> str:
     """What is wrong with a state in which no thread goes on by itself."""
     if s.consumer == "waits":
         return "waits for a visit that is over"
-    if s.consumer == "poll" and (s.dead or s.flag or s.queue):
-        return "polls in vain: dead, cancelled, or with data in its queue"
+    if s.consumer in ("poll", "recv") and (s.dead or s.flag or s.queue):
+        return "waits in vain: dead, cancelled, or with data in its queue"
     if s.role and s.consumer == "away" and s.visitor == "away":
         return "nobody reads, and nobody can"
     if s.dead and not s.closed and s.consumer == "away":
