@@ -1,9 +1,9 @@
 """`Connection`: one open WebSocket with one stream at a time, which reads the socket on the thread that waits for its events.
 
-Nothing stands between a waiting consumer and its socket: it receives, and has the messages in its hands. While it is
-away the keepalive thread reads for it. Which of the two reads is all that must be settled for each event, so it is settled
-without a lock: the *reading role* is a place in a dict that ``setdefault`` takes in one atomic step. (With the role under the
-state lock, and each batch in a queue, as `multiplexed` needs it, an event costs 260 bytecodes more.)
+Nothing stands between a waiting consumer and its socket: it receives, and has the messages in its hands. While it is away the
+keepalive thread reads for it. Which of the two reads is all that must be settled for each event, so it is settled without a lock:
+the *reading role* is a place in a dict that ``setdefault`` takes in one atomic step. (With the role under the state lock, and
+each batch in a queue, as `multiplexed` needs it, an event costs 260 bytecodes more.)
 
 Rules kept here (tests/transports/ws/solo.py has a model of them; each was left out once, and each time something went wrong):
 
@@ -15,10 +15,8 @@ Rules kept here (tests/transports/ws/solo.py has a model of them; each was left 
 5. To stop a stream is to set its flag first and to wake the reader second; the reader looks at the flag after it was woken.
 6. All of the consumer's wait lies in one ``try``, whose handler gives the role back by identity.
 7. `_dirty` is true from before recv until what came is in the hands of whoever called. An exception in between condemns the
-   connection, because bytes are lost; one that comes while nothing is in hand only gives the role back. (Where recv itself
-   waits, nobody can tell the two apart.)
-8. Locks are entered by ``with`` only, and no path holds two. Nothing here takes a lock in a finaliser, to stop a stream, or to
-   wake.
+   connection, because bytes are lost; one in poll only gives the role back.
+8. Locks are entered by ``with`` only, and no path holds two. None is taken in a finaliser, to stop a stream, or to wake.
 9. Bytes that come while no stream is open belong to none: a stream takes the role once before it begins, and empties the
    socket.
 """
@@ -111,8 +109,8 @@ class Connection(Mortal):
 
         Raises the error that the connection died of.
         """
-        lane.poll = Poller(self._wire).poll  # 370 bytes, which a connection need not hold while it is idle
-        lane.recv, lane.waits = self._wire.reader(), self._wire.waits
+        lane.recv = self._wire.reader()
+        lane.poll = None if self._wire.waits else Poller(self._wire).poll  # 370 bytes, which an idle connection need not hold
         with self._state:
             self.lanes[lane.name] = lane
         if self._cut:
@@ -195,8 +193,12 @@ class Connection(Mortal):
         It does itself what `_fill` does for others: two calls less, a twentieth of what an event by itself costs.
         """
         while self.death is None and not lane.cancelled:
-            left = deadline.at - monotonic()
-            if (lane.waits or lane.poll(PIECE)) if left >= AT_MOST else lane.poll(left * 1000 if left > 0 else 0):
+            left, poll = deadline.at - monotonic(), lane.poll
+            if left < AT_MOST:  # too little for a recv that waits
+                ready = (poll or Poller(self._wire).poll)(left * 1000 if left > 0 else 0)
+            else:
+                ready = poll is None or poll(PIECE)
+            if ready:
                 self._dirty = True
                 try:
                     data = lane.recv(READ)
@@ -231,13 +233,12 @@ class Connection(Mortal):
         """
         self._dirty = True
         try:
-            data = self._wire.recv()
+            if (data := self._wire.recv()) is None:
+                self._dirty = False
+                return None
         except OSError as error:
             self._heed([], death.broken(error))
             return []
-        if data is None:
-            self._dirty = False
-            return None
         messages = self._parser.feed(data)
         if stray or self._parser.news or not data:
             self._heed(messages if stray else [], None if data else death.ended())

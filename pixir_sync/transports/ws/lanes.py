@@ -30,21 +30,21 @@ class Lane:
         name: ``stream_id`` on the wire; None is the default lane.
         queue: batches with their sizes: undecoded messages, or, on a connection of several lanes, the server's objects.
         parked: the lock that its consumer waits on, under the connection's state lock.
-        poll, recv: wait for something to read, and read it; from `Connection.begin` on. waits: whether recv waits, too.
+        recv: reads what came; from `Connection.begin` on. poll: waits for it first, None where recv does both.
         open: whether what comes now is this lane's; before that it is left over from an earlier stream.
         cancelled, overflowed: set once, looked at by the reader and the consumer.
         sent: bytes of its frames.
     """
 
-    __slots__ = ("added", "cancelled", "name", "open", "overflowed", "parked", "poll", "queue", "recv", "sent", "taken", "waits")
+    __slots__ = ("added", "cancelled", "name", "open", "overflowed", "parked", "poll", "queue", "recv", "sent", "taken")
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name
         self.queue: deque[tuple[Batch, int]] = deque()
         self.parked: threading.Lock | None = None
-        self.poll: Callable[[float], object]
+        self.poll: Callable[[float], object] | None
         self.recv: Callable[[int], bytes]
-        self.open = self.waits = False
+        self.open = False
         self.cancelled = self.overflowed = False
         self.added = self.taken = self.sent = 0
 

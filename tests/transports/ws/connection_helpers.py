@@ -22,7 +22,7 @@ from pixir_sync.transports.ws.connection import Connection
 from pixir_sync.transports.ws.lanes import Lane, Visit
 from pixir_sync.transports.ws.multiplexed import Multiplexed
 from pixir_sync.transports.ws.upgrade import upgrade
-from pixir_sync.transports.ws.wire import AGAIN, TLSWire, Wire
+from pixir_sync.transports.ws.wire import AGAIN, TLSWire, WaitingWire, Wire
 from tests.support.peer import DEADLINE
 from tests.support.ws_peer import WebSocketPeer
 
@@ -118,6 +118,8 @@ def around_recv(patch: pytest.MonkeyPatch, around: Callable[[Wire, Callable[[], 
 
     for kind in (Wire, TLSWire):
         patched(kind, kind.reader)
+    recv = WaitingWire.recv  # by no reader: that one waits
+    patch.setattr(WaitingWire, "recv", lambda wire: around(wire, lambda: recv(wire)))
 
 
 class Watched:

@@ -51,17 +51,18 @@ def test_the_descriptor_outlives_the_one_who_is_at_it(end: str, role: str, peer_
         else:
             work = lambda: send(connection, lane, b"x" * 8_000_000, 30)  # noqa: E731
             inside = lambda: lane.sent > 0  # noqa: E731
-        working = in_thread(work)
-        wait_until(inside, f"one who {role}")
-        if end == "retire" and role == "reads":
-            connection.writer.holder = object()  # so that it does not want to send a close frame below
-        with connection._wire._io_lock, reads_held(connection):  # whoever is woken comes no further than this
-            ENDS[end](connection)
-            assert not connection.alive and open_descriptor(number)
-            others = [os.dup(0) for _ in range(20)]
-            assert number not in others
-            for other in others:
-                os.close(other)
+        with reads_held(connection):  # whoever reads comes no further than to the read, and who writes not beyond the lock
+            working = in_thread(work)
+            wait_until(inside, f"one who {role}")
+            if end == "retire" and role == "reads":
+                connection.writer.holder = object()  # so that it does not want to send a close frame below
+            with connection._wire._io_lock:
+                ENDS[end](connection)
+                assert not connection.alive and open_descriptor(number)
+                others = [os.dup(0) for _ in range(20)]
+                assert number not in others
+                for other in others:
+                    os.close(other)
         if end == "retire" and role == "reads":
             connection.writer.holder = None
         if role == "reads":

@@ -16,6 +16,7 @@ from pixir_sync import ConnectionLost, IdleTimeout, Keepalive, Timeouts
 from pixir_sync.deadline import Deadline
 from pixir_sync.transports.ws import connection as connection_module
 from pixir_sync.transports.ws import keepalive, lanes
+from pixir_sync.transports.ws.wire import Poller
 from pixir_sync.transports.ws.wire import Wire as WireOfOurs
 from tests.support.events import created
 from tests.support.ws_peer import PING, PONG, TEXT, ClientGone, Wire
@@ -130,7 +131,7 @@ def test_an_interrupt_between_two_reads_of_a_message_condemns_nothing(peer_of: P
     with connected(peer_of(script)) as connection:
         lane = begun(connection)
         send(connection, lane)
-        poll = lane.poll
+        poll = Poller(connection._wire).poll
 
         def interrupted(left: float) -> object:
             if connection.inbox.unfinished:

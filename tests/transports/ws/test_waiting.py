@@ -85,7 +85,7 @@ def test_each_connection_has_the_wire_that_suits_it(peer_of: PeerOf) -> None:
 
     with connected(peer_of(script)) as connection:
         assert type(connection._wire) is (TLSWire if type(connection._wire._sock).__name__ == "TLSSocket" else WaitingWire)
-        assert begun(connection).waits is connection._wire.waits
+        assert (begun(connection).poll is None) is connection._wire.waits
 
 
 @pytest.mark.parametrize("limit", [0.3, 1.4])
