@@ -1,6 +1,6 @@
 """`Value`: equality, hash and repr of the public data classes, written once for all of them.
 
-dataclasses would write these three for each class anew, as text that is compiled at every start: 1.7 ms of its 75.
+dataclasses would write these three for each class anew, as text that is compiled at every start: a fiftieth of it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Value:
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return _facts(self) == _facts(other)
+        return vars(self) == vars(other) or _facts(self) == _facts(other)  # `made_of` leaves defaults to the class
 
     def __hash__(self) -> int:
         return hash((type(self), *_facts(self)))
