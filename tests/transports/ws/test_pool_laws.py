@@ -9,12 +9,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pixir_sync import Cancelled, CancelToken, PixirError, PoolTimeout, ProviderClosed
 from pixir_sync.transports.ws.pool import ConnectionPool, Lease, PoolKey
+from pixir_sync.transports.ws.pool_facts import overdue
 from pixir_sync.transports.ws.pool_state import Idle
 from tests.transports.http.helpers import in_thread, took, wait_until
 from tests.transports.ws.test_pool import DEADLINE, KEY, Bench, Connection, baseline, conversation, retired
@@ -573,6 +574,23 @@ class PoolLaws(RuleBasedStateMachine):
         assert self.pool.tend() == 0 and set(retired(*self.bench.made)) <= {1}
         with pytest.raises(PixirError):
             self.bench.ask()
+
+
+AGES = st.integers(0, 6)
+
+
+@given(st.lists(st.tuples(AGES, AGES, st.booleans(), st.booleans()), max_size=6), st.none() | AGES, st.none() | AGES)
+def test_one_pass_finds_what_a_look_at_each_does(
+    idle: list[tuple[int, int, bool, bool]], max_idle: int | None, max_lifetime: int | None
+) -> None:
+    """`overdue` says again, of all at once, what `Ledger.fault` says of one."""
+    bench = Bench(6, max_idle=max_idle or None, max_lifetime=max_lifetime or None)
+    ledger = bench.pool._ledger
+    for number, (unused, age, alive, claimed) in enumerate(idle):
+        connection = Connection(bench.pool)
+        connection.opened_at, connection.alive = bench.time - age, alive
+        ledger.idle[Idle(KEY, f"s{number}", connection, bench.time - unused, claimed)] = None
+    assert overdue(ledger) == [i for i in ledger.idle if ledger.fault(i.connection, i.since) is not None and not i.claimed]
 
 
 TestPoolLaws = PoolLaws.TestCase
