@@ -38,7 +38,7 @@ class Deadline:
         return other
 
     def earlier(self, seconds: float | None) -> float:
-        """The time of that: this deadline's, or the one in so many seconds."""
+        """This deadline's time, or that in so many seconds, whichever comes first."""
         if seconds is None or (at := time.monotonic() + seconds) >= self.at:
             return self.at
         return at

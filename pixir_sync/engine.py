@@ -212,19 +212,22 @@ class Engine:
         """
         found = self.outline(request)
         build(found, warn=_nothing, known=known, glance=True)
-        return found
+        return found if found.constant else found._replace(fields={}, parse=None)  # it is made anew: keep nothing of it till then
 
     def build(self, request: Request) -> Body:
         """The body of a request. Raises `InvalidRequest`."""
         return build(self.outline(request), warn=log.warning)
 
     def snapshot(self, found: Outline, known: Known = (), on_payload: OnPayload | None = None) -> Body:
-        """The body of a request as it is now, and as ``on_payload`` wants it. Raises `InvalidRequest`."""
+        """The body of a request as it is now, and as ``on_payload`` wants it. Raises `InvalidRequest`.
+
+        Fields that may have changed since they were checked are the caller's own objects: they are read again, and copied.
+        """
         found = found if found.constant else self.outline(found.given)
         body = build(found, warn=log.warning, known=known)
         try:
             if on_payload is None:
-                return body.frozen(constant=found.constant)  # else its fields are the caller's objects: its tools, say
+                return body.frozen(constant=found.constant)
             payload = body.frozen().payload
             changed = on_payload(payload)
             return body.replaced(copied(payload if changed is None else changed))  # who wrote it may keep it, and change it later

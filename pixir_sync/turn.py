@@ -126,7 +126,9 @@ class Turn:
             authorize=dict, origin_of=self.engine.origins, headers=self._headers, session=self._session, scope=self._scope,
             identity=self.engine.identity, assembler=self.assembler,
         )  # fmt: skip
-        if not body.settled:  # else it is said of what is new, when that is worded
+        if body.settled:
+            body.check_rest()
+        else:
             call.full_input()  # what a server would refuse is said before any network
         return call
 

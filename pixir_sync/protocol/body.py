@@ -17,7 +17,8 @@ from pixir_sync.protocol import checks
 from pixir_sync.protocol.checks import RESERVED
 from pixir_sync.protocol.compare import copied, snapshot
 from pixir_sync.protocol.errors import InvalidRequest
-from pixir_sync.protocol.items import check_history, for_full_input
+from pixir_sync.protocol.history import check_references, for_full_input
+from pixir_sync.protocol.items import check_history
 
 __all__ = ["Body", "stores"]
 
@@ -82,6 +83,11 @@ class Body:
     def for_wire(self, items: list[dict[str, Any]], origin_of: Callable[[str], str | None]) -> list[dict[str, Any]]:
         """Some of the items as the server accepts them. Raises `InvalidRequest` for what it would refuse."""
         return for_full_input(items, store=bool(self.fields.get("store")), model=self.fields["model"], origin_of=origin_of)
+
+    def check_rest(self) -> None:
+        """Raise what `full` would raise, for the items that no baseline holds; the others were sent before."""
+        if not self.caller_managed and not self.fields.get("store"):
+            check_references(self.rest, self.settled)
 
     def frozen(self, *, constant: bool = False) -> Body:
         """The body as it is now, whatever the caller does to its objects. Raises RecursionError for what contains itself.

@@ -15,7 +15,7 @@ from typing import Any
 
 from pixir_sync.protocol.errors import InvalidRequest
 
-__all__ = ["CALLS", "OUTPUTS", "for_full_input", "repair"]
+__all__ = ["CALLS", "OUTPUTS", "check_references", "for_full_input", "repair"]
 
 _Item = dict[str, Any]
 
@@ -124,7 +124,7 @@ def for_full_input(items: list[_Item], *, store: bool, model: str, origin_of: Ca
     for at, item in enumerate(items):
         kind = item.get("type", "message")
         if kind == "item_reference":
-            raise InvalidRequest(f"input[{at}] is an item_reference, which needs store=True")
+            raise _unresolved(at)
         if kind in _NEEDS_ID or (kind == "reasoning" and not _travels(item, model, origin_of)):
             continue
         if not _NOT_SENT.isdisjoint(item):
@@ -134,6 +134,17 @@ def for_full_input(items: list[_Item], *, store: bool, model: str, origin_of: Ca
                 continue  # it was nothing but its id
         sent.append(item)
     return sent
+
+
+def check_references(items: list[_Item], start: int) -> None:
+    """Refuse what `for_full_input` would refuse without ``store``. ``start``: the place of the first item."""
+    for at, item in enumerate(items, start):
+        if item.get("type") == "item_reference":
+            raise _unresolved(at)
+
+
+def _unresolved(at: int) -> InvalidRequest:
+    return InvalidRequest(f"input[{at}] is an item_reference, which needs store=True")
 
 
 def _travels(item: _Item, model: str, origin_of: Callable[[str], str | None]) -> bool:

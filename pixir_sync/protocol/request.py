@@ -5,7 +5,7 @@ Rules kept here:
 * A wrong field is `InvalidRequest` that names it (and the nearest name), before any network.
 * An option that was not given is absent from the body, never null; 0 and 0.0 are values and are sent.
 * One builder makes the body for every transport and for the preview; a transport adds only its own envelope.
-* It works in two steps, the fields and the input: fields that cannot change are read once, when `stream()` checks them.
+* It works in two steps, the fields and the input. Where none of the fields can change they are read once, by `stream()`'s check.
 * Where the caller names ``previous_response_id`` or ``conversation`` it owns the context: its input goes as it is.
 """
 

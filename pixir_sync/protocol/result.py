@@ -57,7 +57,7 @@ class JsonData(Value):
 
 
 def made_of(kind: type[T], fields: Mapping[str, Any]) -> T:
-    """A frozen data class with these fields; the others are its class's defaults.
+    """A frozen data class with these fields; the others are its class's defaults, but for those that a factory makes.
 
     (Its own ``__init__`` sets each by a call: of a `Result` and a `Request` a thirtieth of a turn.)
     """
@@ -129,22 +129,30 @@ class Usage(JsonData):
         return made_of(cls, counts) if counts is not None else None
 
 
+def _detail(groups: list[Any], name: str) -> int:
+    """The count in the first of these groups that has one above 0."""
+    for group in groups:
+        if count := _first(group, name):
+            return count
+    return 0
+
+
 def usage_counts(raw: Any) -> dict[str, Any] | None:
     """The fields of `Usage` from a server's ``usage`` object; None where there is none."""
     if not isinstance(raw, dict):
         return None
-    of_input = raw.get("input_tokens_details") or raw.get("prompt_tokens_details")
-    of_output = raw.get("output_tokens_details") or raw.get("completion_tokens_details")
+    of_input = [raw[name] for name in ("input_tokens_details", "prompt_tokens_details") if name in raw]
+    of_output = [raw[name] for name in ("output_tokens_details", "completion_tokens_details") if name in raw]
     inputs = _first(raw, "input_tokens", "prompt_tokens")
     outputs = _first(raw, "output_tokens", "completion_tokens")
-    cached = _first(of_input, "cached_tokens")
+    cached = _detail(of_input, "cached_tokens")
     return {
         "input_tokens": inputs,
         "output_tokens": outputs,
         "total_tokens": _first(raw, "total_tokens") or inputs + outputs,
         "cached_tokens": cached,
-        "cache_write_tokens": _first(of_input, "cache_write_tokens"),
-        "reasoning_tokens": _first(of_output, "reasoning_tokens"),
+        "cache_write_tokens": _detail(of_input, "cache_write_tokens"),
+        "reasoning_tokens": _detail(of_output, "reasoning_tokens"),
         "cache_hit_rate": cached / inputs if inputs else None,
     }
 

@@ -152,6 +152,13 @@ def test_odd_usage_never_raises(raw: dict[str, Any]) -> None:
 
 
 @pytest.mark.row("A25")
+@pytest.mark.parametrize("first", [{"audio_tokens": 0}, {"cached_tokens": 0}, [1], None])
+def test_a_count_of_the_one_naming_is_looked_for_in_the_other(first: Any) -> None:
+    """Gateways send both, and not all of it in both."""
+    usage = Usage.read({"input_tokens": 10, "input_tokens_details": first, "prompt_tokens_details": {"cached_tokens": 5}})
+    assert usage is not None and (usage.cached_tokens, usage.cache_hit_rate) == (5, 0.5)
+
+
 def test_the_evidence_of_a_failed_attempt_is_forgotten() -> None:
     """A new attempt keeps the preference, the fallback and the count, and nothing that described the old one."""
     evidence = Evidence(transport_preference="websocket", fallback_reason="connect_failed", attempts=1, bytes_sent=9,

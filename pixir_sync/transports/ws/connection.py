@@ -15,7 +15,7 @@ Rules kept here (tests/transports/ws/solo.py has a model of them; each was left 
 5. To stop a stream is to set its flag first and to wake the reader second; the reader looks at the flag after it was woken.
 6. All of the consumer's wait lies in one ``try``, whose handler gives the role back by identity.
 7. `_dirty` is true from before recv until what came is in the hands of whoever called. An exception in between condemns the
-   connection, because bytes are lost; one in poll only gives the role back.
+   connection, because bytes may be lost; one in poll only gives the role back.
 8. Locks are entered by ``with`` only, and no path holds two. None is taken in a finaliser, to stop a stream, or to wake.
 9. Bytes that come while no stream is open belong to none: a stream takes the role once before it begins, and empties the
    socket.
@@ -94,9 +94,9 @@ class Connection(Mortal):
         """Whether a consumer is so far behind that nothing more is read."""
         return any(lane.full for lane in list(self.lanes.values()))
 
-    def quiet(self, now: float) -> bool:
-        """Whether there is nothing for the keepalive thread to do, if nothing has come."""
-        return now < self.heart.quiet_until and self.death is None and self.writer.at_rest
+    def waited_on(self, lane: Lane) -> bool:
+        """Whether the stream's consumer has the reading role."""
+        return self._reading.get(_ROLE) is lane
 
     def __repr__(self) -> str:
         state = "dead" if self.death is not None else "busy" if self.lanes else "idle"
@@ -109,7 +109,7 @@ class Connection(Mortal):
 
         Raises the error that the connection died of.
         """
-        lane.recv = self._wire.reader()
+        lane.read, lane.limit = self._wire.reader(), deadline
         lane.poll = None if self._wire.waits else Poller(self._wire).poll  # 370 bytes, which an idle connection need not hold
         with self._state:
             self.lanes[lane.name] = lane
@@ -201,7 +201,7 @@ class Connection(Mortal):
             if ready:
                 self._dirty = True
                 try:
-                    data = lane.recv(READ)
+                    data = lane.read(READ)
                 except AGAIN:  # somebody was quicker, or it is half a record
                     pass
                 except OSError as error:

@@ -30,6 +30,7 @@ from pixir_sync.protocol.frames import PING
 from pixir_sync.transports.ws.connection import Connection
 from pixir_sync.transports.ws.death import Death, broken, retired, unanswered
 from pixir_sync.transports.ws.pool import Pooled
+from pixir_sync.transports.ws.wire import AT_MOST
 
 __all__ = ["KeepaliveThread"]
 
@@ -153,6 +154,9 @@ def visit(connection: Connection, now: float, timeout: float, *, readable: bool)
     """
     inbox, heart, writer = connection.inbox, connection.heart, connection.writer
     lanes = list(connection.lanes.values())
+    for lane in lanes:
+        if now - lane.limit.at > AT_MOST and connection.waited_on(lane):
+            connection.stop(lane)  # its wait was begun anew by signals, each time; who wakes finds the limit passed
     before = connection.seen
     # Where nothing was read since the last visit the consumer is away, or it waits and has the role, which stops us.
     if readable or (lanes and (inbox.received == before or any(lane.queue for lane in lanes))):
@@ -172,6 +176,11 @@ def visit(connection: Connection, now: float, timeout: float, *, readable: bool)
         connection.die(retired("websocket_failed"))  # the first reason stays: this is for the descriptor, if it waited for us
 
 
+def quiet(connection: Connection, now: float) -> bool:
+    """Whether there is nothing to do for a connection, if nothing has come."""
+    return now < connection.heart.quiet_until and connection.death is None and connection.writer.at_rest
+
+
 def _tend_idle(connections: list[Connection], now: float, timeout: float) -> None:
     """Read those that have something to say; let each ping when it is time. The others are not visited: a third of the cost."""
     poll = select.poll()
@@ -181,5 +190,5 @@ def _tend_idle(connections: list[Connection], now: float, timeout: float) -> Non
         poll.register(number, select.POLLIN)
     ready = {number for number, _ in poll.poll(0)}
     for number, connection in by_number.items():
-        if number in ready or not connection.quiet(now):
+        if number in ready or not quiet(connection, now):
             _tend(connection, now, timeout, readable=number in ready)

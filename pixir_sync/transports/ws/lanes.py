@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from pixir_sync.deadline import Deadline
+
 __all__ = ["RETAINED", "Lane", "Visit"]
 
 RETAINED = 64 << 20
@@ -30,20 +32,22 @@ class Lane:
         name: ``stream_id`` on the wire; None is the default lane.
         queue: batches with their sizes: undecoded messages, or, on a connection of several lanes, the server's objects.
         parked: the lock that its consumer waits on, under the connection's state lock.
-        recv: reads what came; from `Connection.begin` on. poll: waits for it first, None where recv does both.
+        read: reads what came; from `Connection.begin` on. poll: waits for it first, None where `read` does both.
+        limit: of its consumer's waits; the consumer puts it off.
         open: whether what comes now is this lane's; before that it is left over from an earlier stream.
         cancelled, overflowed: set once, looked at by the reader and the consumer.
         sent: bytes of its frames.
     """
 
-    __slots__ = ("added", "cancelled", "name", "open", "overflowed", "parked", "poll", "queue", "recv", "sent", "taken")
+    __slots__ = ("added", "cancelled", "limit", "name", "open", "overflowed", "parked", "poll", "queue", "read", "sent", "taken")
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name
         self.queue: deque[tuple[Batch, int]] = deque()
         self.parked: threading.Lock | None = None
         self.poll: Callable[[float], object] | None
-        self.recv: Callable[[int], bytes]
+        self.read: Callable[[int], bytes]
+        self.limit: Deadline
         self.open = False
         self.cancelled = self.overflowed = False
         self.added = self.taken = self.sent = 0

@@ -5,11 +5,11 @@ Rules kept here:
 * ``_io_lock`` is held for one non-blocking call and never across a wait: two threads inside one `ssl.SSLSocket`, one reading and
   one writing, hang or crash (1 to 14 % of first exchanges, a known defect of the interpreter). Of a plain socket the system lets
   one thread read while another writes.
-* A recv takes more than a TLS record can hold, so none leaves decrypted bytes behind that poll would not see.
-* Where it can, a reader waits in recv itself (`WaitingWire`) and not in poll before it: a tenth of what an event by itself costs.
-  A signal whose handler returns begins such a wait anew. So under signals that come closer than `AT_MOST` a limit is seen when
-  something comes, and that is a pong at the latest. Nothing else on such a socket waits: it is asked not to, call by call.
-* `wake` takes no lock. It shuts the raw socket down, under TLS too, which wakes whoever polls; closing would not.
+* A recv takes as much as a TLS record can hold, so none leaves decrypted bytes behind that poll would not see.
+* Where it can, a reader waits in recv itself (`WaitingWire`), not in poll before it: a tenth of what an event by itself costs.
+  Nothing else on such a socket waits: it is asked not to, call by call. A signal whose handler returns begins the wait anew;
+  under signals that come closer than `AT_MOST` the keepalive thread sees to the limits.
+* `wake` takes no lock. It shuts the raw socket down, under TLS too, which wakes whoever waits; closing would not.
 * The descriptor is closed only when nobody is in `wake`: the number could be another file's by then. A closer that finds somebody
   there leaves the closing to him.
 * In a cycle that is collected, anything may be finalised first. So the socket is no part of the cycle: what closes it with its
@@ -24,6 +24,7 @@ import select
 import socket
 import ssl
 import struct
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -34,8 +35,8 @@ from pixir_sync.deadline import Deadline
 
 __all__ = ["AGAIN", "AT_MOST", "PIECE", "READ", "Poller", "TLSWire", "WaitingWire", "Wire", "wire_of"]
 
-READ = 65_536
-"""The bytes of one recv at most. A TLS record has at most 16,384 of text."""
+READ = 16_384
+"""The bytes of one recv at most: a whole TLS record. Each stream that waits in recv holds as many."""
 AGAIN = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 """What says that nothing can be read or written now."""
 AT_MOST = 1.0
@@ -59,7 +60,7 @@ class Wire:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        # Guards every recv and send: one non-blocking call each.
+        # Guards every send, over TLS every read, too: one non-blocking call each.
         self._io_lock = threading.Lock()
         self._wakers: list[object] = []  # single operations only: those need no lock
         self.closed = False
@@ -74,7 +75,7 @@ class Wire:
             return None
 
     def reader(self) -> Callable[[int], bytes]:
-        """What reads so many bytes at most, for who reads often: the system's own function. Raises OSError, of which `AGAIN`.
+        """What reads so many bytes at most, for who reads often; it waits if the wire `waits`. Raises OSError, of which `AGAIN`.
 
         Without the lock: it would be a fiftieth of what an event by itself costs.
         """
@@ -113,7 +114,7 @@ class Wire:
 
 
 class WaitingWire(Wire):
-    """The same of a socket that blocks, made by `wire_of`: a recv waits, unless it is asked not to."""
+    """The same of a socket that blocks, made by `wire_of`: what `reader` gives waits, `recv` and `send` ask it not to."""
 
     __slots__ = ()
 
@@ -155,8 +156,9 @@ def wire_of(sock: socket.socket) -> Wire:
     """The wire that suits a connected, non-blocking socket."""
     if isinstance(sock, ssl.SSLSocket):
         return TLSWire(sock)
-    # Not under gevent, where a call of the system's that waits holds up everybody.
-    if isinstance(type(sock).recv, MethodDescriptorType) and isinstance(select.poll, BuiltinFunctionType):
+    # Not under gevent, where a call that waits holds up everybody; nor on macOS, where a send waits that is asked not to.
+    native = isinstance(type(sock).recv, MethodDescriptorType) and isinstance(select.poll, BuiltinFunctionType)
+    if native and sys.platform == "linux":
         with contextlib.suppress(OSError):  # a system that wants the time in another form
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL)
             sock.setblocking(True)

@@ -155,7 +155,7 @@ def reads_held(connection: Connection) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         around_recv(patch, held)
         for lane in connection.lanes.values():
-            patch.setattr(lane, "recv", connection._wire.reader())
+            patch.setattr(lane, "read", connection._wire.reader())
         try:
             yield
         finally:

@@ -260,12 +260,12 @@ def test_a_quiet_connection_that_owes_something_is_visited(owed: str, peer_of: P
     """Nothing came and no ping is due: what could not be sent before goes out, and where sending failed the connection ends."""
     with connected(peer_of(Wire.hold)) as connection:
         now = time.monotonic()
-        assert connection.quiet(now)
+        assert keepalive.quiet(connection, now)
         if owed == "a pong":
             connection.writer.post(PONG, b"late")
         else:
             connection.writer.failed = BrokenPipeError(errno.EPIPE, "x")
-        assert not connection.quiet(now)
+        assert not keepalive.quiet(connection, now)
         keepalive._tend_idle([connection], now, 20)
         assert connection.writer.at_rest and connection.alive if owed == "a pong" else connection.fileno == -1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from pixir_sync import IdleTimeout, Keepalive, Timeouts
+from pixir_sync import IdleTimeout, Keepalive, Timeouts, TotalTimeout
 from pixir_sync.deadline import Deadline
 from pixir_sync.transports.ws import wire as wire_module
 from pixir_sync.transports.ws.wire import AGAIN, AT_MOST, READ, TLSWire, WaitingWire, wire_of
@@ -57,7 +58,7 @@ def test_only_a_reader_waits() -> None:
 
 
 def test_poll_waits_where_a_recv_must_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under gevent, known by its own class for sockets, or by its own poll; and where the system refuses."""
+    """Under gevent, known by its own class for sockets, or by its own poll; on macOS; and where the system refuses."""
 
     class Green(socket.socket):
         def recv(self, *args: int) -> bytes:
@@ -69,6 +70,10 @@ def test_poll_waits_where_a_recv_must_not(monkeypatch: pytest.MonkeyPatch) -> No
         assert type(wire_of(green)) is WireOfOurs and green.gettimeout() == 0
     with monkeypatch.context() as patched:
         patched.setattr(select, "poll", lambda: None)
+        with pair() as (wire, _):
+            assert type(wire) is WireOfOurs and wire._sock.gettimeout() == 0
+    with monkeypatch.context() as mac:
+        mac.setattr(sys, "platform", "darwin")
         with pair() as (wire, _):
             assert type(wire) is WireOfOurs and wire._sock.gettimeout() == 0
     with monkeypatch.context() as refused:
@@ -103,11 +108,14 @@ def test_a_limit_is_kept_to(limit: float, peer_of: PeerOf) -> None:
             assert connection.receive(lane, Deadline(limit)) is None
 
 
-def test_a_limit_under_a_storm_of_signals(peer_of: PeerOf, provider_of: ProviderOf) -> None:
-    """Each signal begins a wait anew that has no end of its own. The server's pongs end it, so that the limit is seen."""
+@pytest.mark.parametrize("timeouts", [Timeouts(idle=1.5), Timeouts(total=1.5)])
+@pytest.mark.parametrize("pongs", [True, False])
+def test_a_limit_under_a_storm_of_signals(timeouts: Timeouts, pongs: bool, peer_of: PeerOf, provider_of: ProviderOf) -> None:
+    """Each signal begins the wait anew, which then has no end of its own: the keepalive thread ends it, as the limit's error."""
     came, over = list[int](), threading.Event()
 
     def script(wire: Wire) -> None:
+        wire.auto_pong = pongs
         wire.read_create()
         wire.send(text_response("x")[0])
         wire.hold()
@@ -122,18 +130,28 @@ def test_a_limit_under_a_storm_of_signals(peer_of: PeerOf, provider_of: Provider
     storming = threading.Thread(target=storm, args=(main,), daemon=True)
     storming.start()
     try:
-        provider = provider_of(
-            peer_of(script), timeouts=Timeouts(idle=2), keepalive=Keepalive(interval=1, timeout=5), transport="websocket"
-        )
-        began = time.monotonic()
-        with pytest.raises(IdleTimeout):
+        provider = provider_of(peer_of(script), timeouts=timeouts)
+        with took(1.5, 4.5), pytest.raises(IdleTimeout if timeouts.total is None else TotalTimeout):
             list(provider.stream("Hi"))
-        assert 2 <= time.monotonic() - began < 4.5
         assert len(came) > 10
     finally:
         over.set()
         storming.join(DEADLINE)
         signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_consumer_that_was_away_for_longer_than_its_limit_is_not_stopped(peer_of: PeerOf, provider_of: ProviderOf) -> None:
+    """The time that it took is none of the wait."""
+
+    def script(wire: Wire) -> None:
+        wire.answer(to=wire.read_create())
+        wire.hold()
+
+    provider = provider_of(peer_of(script), timeouts=Timeouts(idle=0.3), keepalive=Keepalive(interval=0.2, timeout=5))
+    stream = provider.stream("Hi", session="s")
+    next(stream)
+    time.sleep(2)
+    assert stream.result().finish_reason == "stop"
 
 
 def test_events_by_themselves(peer_of: PeerOf) -> None:
