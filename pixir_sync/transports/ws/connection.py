@@ -288,12 +288,11 @@ class Connection(Mortal):
         parser = self._parser
         until = parser.received + limit
         while self.death is None and parser.received < until and not self.full:
-            lane, before = self.lanes.get(None), parser.received
+            lane = self.lanes.get(None)
             mine = lane is not None and lane.open
             messages = self._fill(not mine)
             if messages is None:
                 return
             if lane is not None and mine and messages:
-                # What was read of a message by earlier reads counts, too; and of a message without a byte, its frame.
-                lane.put(messages, max(parser.received - before, sum(map(len, messages))))
+                lane.put(messages, sum(map(len, messages)) + 2 * len(messages))  # of a message without a byte its frame counts
             self._dirty = False
